@@ -1,0 +1,315 @@
+"""Flags -> one pipeline call -> words. The only module that prints errors and exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from dlcluster import __version__
+from dlcluster.cli_group import Command, Group
+from dlcluster.errors import DlclusterError
+
+if TYPE_CHECKING:
+    from dlcluster.pipeline import SweepOptions, SweepResult
+    from dlcluster.run_dir import SweepDir
+
+FORMATS = ("terminal", "markdown", "csv", "latex", "json")
+EXIT_TRIALS_FAILED, EXIT_DAMAGED, EXIT_BUG, EXIT_INTERRUPTED = 1, 6, 70, 130
+
+runs_dir_option = click.option(
+    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where sweeps live."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but the result.")
+json_option = click.option("--json", "as_json", is_flag=True, help="For machines: one JSON value.")
+out_option = click.option("--out", default="-", help="A file; - for standard output.", show_default=True)
+fail_option = click.option(
+    "--fail-on-trial-error", is_flag=True, help="Exit with 1 if a trial failed (a sweep with failures is a result too)."
+)
+parallel_option = click.option("--parallel", type=click.IntRange(1), help="Workers at once.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing, start nothing.")
+
+
+@click.group(cls=Group)
+@click.version_option(__version__, prog_name="dlcluster")
+def app() -> None:
+    """Sweeps of training runs, on a laptop or on Slurm, with tables that can be published.
+
+    A RUN is the directory of a sweep, or its name under the runs directory.
+    """
+
+
+@app.command(cls=Command)
+@click.argument("spec", type=click.Path(path_type=Path))
+@runs_dir_option
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the spec; repeatable.")
+@click.option("--name", help="Another name than the spec's.")
+@parallel_option
+@dry_run_option
+@click.option("--no-import-check", is_flag=True, help="Do not import the job here (a login node without torch, say).")
+@click.option("--allow-large", is_flag=True, help="Allow more than 100,000 trials.")
+@fail_option
+@quiet_option
+def sweep(spec: Path, fail_on_trial_error: bool, quiet: bool, **flags: Any) -> None:
+    """Run what SPEC asks for and is not there yet: all of it, the rest of it, or a top-up."""
+    from dlcluster.pipeline import SweepOptions, run_sweep
+    from dlcluster.screen import make_view
+
+    options = SweepOptions(
+        runs_dir=flags["runs_dir"],
+        overrides=flags["overrides"],
+        name=flags["name"],
+        parallel=flags["parallel"],
+        dry_run=flags["dry_run"],
+        import_check=not flags["no_import_check"],
+        allow_large=flags["allow_large"],
+        argv=tuple(sys.argv),
+    )
+    finish_sweep(run_sweep(spec, options, make_view(quiet=quiet)), options, fail_on_trial_error, quiet)
+
+
+@app.command(cls=Command)
+@click.argument("run")
+@runs_dir_option
+@click.option("--failed", is_flag=True, help="Run failed, diverged, stopped and cancelled trials again too.")
+@click.option("--trial", help="Only this trial.")
+@parallel_option
+@dry_run_option
+@fail_option
+@quiet_option
+def resume(run: str, fail_on_trial_error: bool, quiet: bool, **flags: Any) -> None:
+    """Go on with a sweep from its run directory, with the code that it was started with."""
+    from dlcluster.launch.plan import FINAL_BUT_NOT_DONE
+    from dlcluster.pipeline import SweepOptions, find_sweep, resume_sweep
+    from dlcluster.screen import make_view
+
+    options = SweepOptions(runs_dir=flags["runs_dir"], parallel=flags["parallel"], dry_run=flags["dry_run"])
+    again = FINAL_BUT_NOT_DONE if flags["failed"] else frozenset()
+    found = find_sweep(run, options.runs_dir)
+    result = resume_sweep(found, again, flags["trial"], options, make_view(quiet=quiet))
+    finish_sweep(result, options, fail_on_trial_error, quiet)
+
+
+def finish_sweep(result: SweepResult, options: SweepOptions, fail_on_trial_error: bool, quiet: bool) -> None:
+    """Say what has come of a sweep, and leave with the right code."""
+    from dlcluster.pipeline import read_status
+
+    if options.dry_run:
+        click.echo(dry_run_text(result))
+        return
+    if not result.started:
+        click.echo(nothing_missing_text(result))
+        sys.exit(_code_of_failures(result.sweep, fail_on_trial_error))
+    if result.worker_problem:
+        click.echo(f"error: {result.worker_problem}", err=True)
+    if not quiet or not result.interrupted:
+        print_table(result.sweep, "terminal", "-")
+    if result.interrupted:
+        n = len(result.unfinished)
+        click.echo(f"interrupted: {n} trial(s) left; the same command goes on with them", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    plan, statuses = read_status(result.sweep)
+    if result.unfinished and result.worker_problem:
+        click.echo(f"{len(result.unfinished)} of {len(plan.trials)} trials were not run", err=True)
+    sys.exit(_code_of_failures(result.sweep, fail_on_trial_error, statuses))
+
+
+def _code_of_failures(found: SweepDir, fail_on_trial_error: bool, statuses: Sequence[Any] | None = None) -> int:
+    from dlcluster.journal import State
+    from dlcluster.pipeline import read_status
+
+    if not fail_on_trial_error:
+        return 0
+    statuses = statuses if statuses is not None else read_status(found)[1]
+    return EXIT_TRIALS_FAILED if any(s.state.state in (State.FAILED, State.HELD) for s in statuses) else 0
+
+
+def nothing_missing_text(result: SweepResult) -> str:
+    from dlcluster.launch.plan import Action
+    from dlcluster.launch.status import count_states
+
+    statuses = [decision.status for decision in result.launch_plan.decisions]
+    counts = ", ".join(f"{n} {state}" for state, n in count_states(statuses).items())
+    line = f"{result.sweep.name}: nothing is missing ({counts}). `dlcluster table {result.sweep.name}` shows the results."
+    if any(d.action is Action.KEEP and d.status.state.state.value in ("failed", "cancelled") for d in result.launch_plan.decisions):
+        line += f"\n`dlcluster resume {result.sweep.name} --failed` runs failed and cancelled trials again."
+    return line
+
+
+def dry_run_text(result: SweepResult) -> str:
+    """The plan: what would be started, what is kept, and what it will take on disk."""
+    from dlcluster.launch.plan import Action
+
+    plan, decisions = result.plan, result.launch_plan
+    spec = plan.spec
+    n, n_configs = len(decisions.wanted), len({t.config for t in plan.trials})
+    lines = [
+        f"{plan.header['name']}: {len(plan.trials)} trials = {n_configs} configs x {len(spec['seeds'])} seeds",
+        f"  run directory   {result.sweep.path}",
+        f"  to start        {decisions.count(Action.START)}",
+        f"  to go on with   {decisions.count(Action.GO_ON)}",
+        f"  to keep         {decisions.count(Action.KEEP)}",
+        f"  files           about {5 * n} files and folders, checkpoints and predictions aside",
+    ]
+    for decision in [d for d in decisions.decisions if d.action is not Action.KEEP][:10]:
+        trial = decision.status.trial
+        params = " ".join(f"{k}={v}" for k, v in trial.params.items())
+        lines.append(f"  {trial.id}  attempt {decision.next_attempt}  seed={trial.seed} {params}")
+    if n > 10:
+        lines.append(f"  ... and {n - 10} more")
+    return "\n".join(lines)
+
+
+@app.command(cls=Command)
+@click.argument("run")
+@runs_dir_option
+@json_option
+@click.option("--all", "show_all", is_flag=True, help="Every trial, not only those that need attention.")
+def status(run: str, runs_dir: Path, as_json: bool, show_all: bool) -> None:
+    """How every trial stands, from the files alone."""
+    from dlcluster.pipeline import find_sweep, read_status
+    from dlcluster.status_text import status_json, status_text
+
+    found = find_sweep(run, runs_dir)
+    plan, statuses = read_status(found)
+    click.echo(json.dumps(status_json(plan, statuses)) if as_json else status_text(found, plan, statuses, show_all))
+
+
+@app.command(cls=Command)
+@click.argument("run")
+@click.argument("trial")
+@runs_dir_option
+@click.option("-f", "--follow", is_flag=True, help="Go on as the log grows, until the trial ends.")
+@click.option("--attempt", type=click.IntRange(1), help="An earlier attempt than the last.")
+def logs(run: str, trial: str, runs_dir: Path, follow: bool, attempt: int | None) -> None:
+    """What a trial has printed."""
+    from dlcluster.pipeline import find_sweep, newest_log
+    from dlcluster.status_text import follow_log
+
+    found = find_sweep(run, runs_dir)
+    for chunk in follow_log(found, trial, newest_log(found, trial, attempt), follow):
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+@app.command(cls=Command)
+@click.argument("run")
+@runs_dir_option
+@click.option("--trial", help="Only this trial.")
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the end.")
+def cancel(run: str, runs_dir: Path, trial: str | None, timeout: float) -> None:
+    """End what runs: trials save, and count as cancelled until `resume --failed`."""
+    from dlcluster.pipeline import cancel_trials, find_sweep, wait_until_ended
+
+    found = find_sweep(run, runs_dir)
+    told = cancel_trials(found, trial)
+    if not told:
+        click.echo(f"{found.name}: nothing is running")
+        return
+    ended = wait_until_ended(found, told, trial, timeout)
+    click.echo(f"{found.name}: {len(told)} worker(s) told to stop" + ("" if ended else "; not all have ended yet"))
+
+
+@app.command(cls=Command)
+@click.argument("run")
+@runs_dir_option
+@click.option("--format", "output_format", type=click.Choice(FORMATS), default="terminal", show_default=True)
+@out_option
+def table(run: str, runs_dir: Path, output_format: str, out: str) -> None:
+    """The comparison table, with an interval on every mean."""
+    from dlcluster.pipeline import find_sweep
+
+    if print_table(find_sweep(run, runs_dir), output_format, out):
+        sys.exit(EXIT_DAMAGED)
+
+
+def print_table(found: SweepDir, output_format: str, out: str) -> bool:
+    """Write the table; warnings go to standard error. Returns whether damaged data were found."""
+    import shutil
+
+    from dlcluster.pipeline import make_table
+    from dlcluster.results.tables import render
+
+    made, results = make_table(found)
+    color = out == "-" and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    width = shutil.get_terminal_size((100, 24)).columns if color else 100
+    write_out(render(made, output_format, width=width, color=color), out)
+    for warning in results.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return results.has_damage
+
+
+def write_out(text: str, out: str) -> None:
+    from dlcluster.files import write_text
+
+    if out == "-":
+        click.echo(text.rstrip("\n"))
+    else:
+        write_text(Path(out), text if text.endswith("\n") else text + "\n")
+
+
+@app.command(cls=Command)
+@click.argument("run")
+@click.argument("what", type=click.Choice(("trials", "metrics")))
+@runs_dir_option
+@click.option("--format", "file_format", type=click.Choice(("csv", "parquet")), default="csv", show_default=True)
+@click.option("--out", required=True, help="The file to write; - for standard output (CSV only).")
+def export(run: str, what: str, runs_dir: Path, file_format: str, out: str) -> None:
+    """All trials, or all rows of metrics, for other programs."""
+    from dlcluster.pipeline import aggregate_sweep, find_sweep
+    from dlcluster.results.tables import export as export_frame
+
+    _plan, results = aggregate_sweep(find_sweep(run, runs_dir))
+    export_frame(results, what, Path("/dev/stdout") if out == "-" else Path(out), file_format)
+
+
+@app.command(cls=Command)
+@click.argument("run")
+@runs_dir_option
+@click.option("--out", type=click.Path(path_type=Path), help="A folder; default: beside the trials.")
+def tensorboard(run: str, runs_dir: Path, out: Path | None) -> None:
+    """Write TensorBoard event files from the journals."""
+    from dlcluster.pipeline import find_sweep, write_event_files
+
+    click.echo(f"tensorboard --logdir {write_event_files(find_sweep(run, runs_dir), out)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; expected errors become a message and an exit code, all others a traceback and 70."""
+    try:
+        app.main(args=None if arguments is None else list(arguments), prog_name="dlcluster", standalone_mode=False)
+        code = 0
+    except DlclusterError as error:
+        click.echo(error_text(error), err=True)
+        code = error.exit_code
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    except OSError as error:
+        click.echo(f"error: {error.filename or ''}: {error.strerror or error} ({type(error).__name__})", err=True)
+        code = 3
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        click.echo("this is a bug in dlcluster; please report it with the lines above", err=True)
+        code = EXIT_BUG
+    sys.exit(code)
+
+
+def error_text(error: DlclusterError) -> str:
+    from dlcluster.errors import SpecError
+
+    return str(error) if isinstance(error, SpecError) else f"error: {error}"

@@ -1,0 +1,1 @@
+"""Getting trials onto machines."""

@@ -1,0 +1,388 @@
+"""Each command as a visible list of named steps. The only module that knows the stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcluster import __version__
+from dlcluster.errors import UsageError
+from dlcluster.files import make_dir, share_with_group, write_json, write_json_lines, write_text
+from dlcluster.journal import State
+from dlcluster.launch.plan import LaunchPlan, make_launch_plan
+from dlcluster.launch.status import TrialStatus, hold_message, read_statuses
+from dlcluster.run_dir import Plan, SweepDir, plan_rows
+from dlcluster.trial import Trial
+
+if TYPE_CHECKING:
+    from dlcluster.launch.follow import Progress
+    from dlcluster.results.tables import Table
+    from dlcluster.spec.expand import Expansion
+    from dlcluster.spec.schema import Spec
+
+DEFAULT_RUNS_DIR = Path("runs")
+LOOK_S = 0.5
+MIN_FREE_BYTES = 64 << 20
+MIN_FREE_INODES = 1000
+
+
+class View:
+    """Where a command says what it does; the screen of the command line is one, and this silent one is another."""
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+    def begin(self, sweep: SweepDir, plan: Plan, launch_plan: LaunchPlan) -> None:
+        """Trials are about to run."""
+
+    def show(self, progress: Progress, finished: Sequence[TrialStatus]) -> None:
+        """Called about twice a second while trials run."""
+
+    def end(self) -> None:
+        """No trial runs any more."""
+
+    def n_interrupts(self) -> int:
+        """How often the user has asked to stop."""
+        return 0
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What the flags of `sweep` and `resume` say."""
+
+    runs_dir: Path = DEFAULT_RUNS_DIR
+    overrides: tuple[str, ...] = ()
+    name: str | None = None
+    parallel: int | None = None
+    dry_run: bool = False
+    import_check: bool = True
+    allow_large: bool = False
+    argv: tuple[str, ...] = ()
+
+
+@dataclass
+class SweepResult:
+    """What a call of `sweep` or `resume` has come to."""
+
+    sweep: SweepDir
+    plan: Plan
+    launch_plan: LaunchPlan
+    started: bool = False
+    interrupted: bool = False
+    unfinished: list[TrialStatus] = field(default_factory=list)
+    worker_problem: str = ""
+
+
+# -- sweep and resume ----------------------------------------------------------------------------------------------
+
+
+def run_sweep(spec_file: Path, options: SweepOptions, view: View) -> SweepResult:
+    """Run, resume or top up a sweep: what is missing, and nothing more."""
+    spec = read_spec(spec_file, options)
+    expansion = expand_spec(spec)
+    sweep = SweepDir((options.runs_dir / spec.name).resolve())
+    plan = merge_plan(sweep, spec, expansion.trials)
+    launch_plan = make_launch_plan(read_statuses(sweep, plan))
+    result = SweepResult(sweep, plan, launch_plan)
+    if options.dry_run or not launch_plan.wanted:
+        return result
+    for warning in spec.warnings:
+        view.say(f"warning: {warning}")
+    if expansion.n_rejected or expansion.n_duplicates:
+        view.say(expansion.summary())
+    check_run_dir(sweep)
+    check_job(spec, sweep, options)
+    if spec.share == "group":
+        share_with_group()
+    write_plan(sweep, plan, spec)
+    code, snapshot = store_code(spec, sweep, options, view)
+    store_provenance(sweep, spec.project_root, options)
+    return launch(result, code, snapshot, options, view)
+
+
+def resume_sweep(sweep: SweepDir, again: Collection[State], only: str | None, options: SweepOptions, view: View) -> SweepResult:
+    """Run what is left of a sweep, from its run directory alone; `again` names final states to run again too."""
+    plan = sweep.read_plan()
+    trials = [plan.by_id(only)] if only else None
+    launch_plan = make_launch_plan(read_statuses(sweep, plan, trials), again)
+    result = SweepResult(sweep, plan, launch_plan)
+    if options.dry_run or not launch_plan.wanted:
+        return result
+    check_run_dir(sweep)
+    code, snapshot = newest_code(sweep, plan)
+    return launch(result, code, snapshot, options, view)
+
+
+def read_spec(spec_file: Path, options: SweepOptions) -> Spec:
+    from dlcluster.spec.schema import load_spec
+
+    overrides = list(options.overrides)
+    if options.name:
+        overrides.append(f"name={options.name}")
+    return load_spec(spec_file, overrides, allow_large=options.allow_large)
+
+
+def expand_spec(spec: Spec) -> Expansion:
+    from dlcluster.spec.expand import expand
+
+    return expand(spec)
+
+
+def merge_plan(sweep: SweepDir, spec: Spec, trials: Sequence[Trial]) -> Plan:
+    """What is planned already, in its order, and then what is new. Raises UsageError if the name holds another sweep."""
+    header = {
+        "name": spec.name,
+        "fingerprint": spec.fingerprint,
+        "identity": spec.identity(),
+        "spec": spec.to_json(),
+        "project_root": str(spec.project_root),
+        "version": __version__,
+    }
+    if not sweep.has_plan():
+        return Plan(header, tuple(trials))
+    known = sweep.read_plan()
+    refuse_another_sweep(sweep, known.header["identity"], header["identity"])
+    seen = {trial.id for trial in known.trials}
+    return Plan(header, (*known.trials, *(trial for trial in trials if trial.id not in seen)))
+
+
+def refuse_another_sweep(sweep: SweepDir, known: dict[str, Any], given: dict[str, Any]) -> None:
+    """Same name, other question: the two must not be mixed in one run directory."""
+    if known == given:
+        return
+    lines = [f"  {key}: {old!r} in the run directory, {new!r} now" for key, old, new in differences(known, given)]
+    raise UsageError(
+        f"{sweep.path} holds another sweep; these keys differ:\n" + "\n".join(lines),
+        "give the new sweep another name (--name NAME), or delete the old run directory",
+    )
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The leaves in which two JSON values differ, with their key paths."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new or type(old) is not type(new):
+        yield path, old, new
+
+
+def check_run_dir(sweep: SweepDir) -> None:
+    """Raise PreconditionError if the run directory cannot hold the sweep: permission, owner, space, name."""
+    from dlcluster.launch.preconditions import check_place
+
+    check_place(sweep.path, MIN_FREE_BYTES, MIN_FREE_INODES)
+
+
+def check_job(spec: Spec, sweep: SweepDir, options: SweepOptions) -> None:
+    """Compare the parameters with what the job takes, before anything is written. Raises SpecError."""
+    from dlcluster.errors import SpecError
+    from dlcluster.launch.job_import import inspect_job
+    from dlcluster.spec.job_check import check_parameters
+
+    description = None
+    if spec.job is not None and options.import_check:
+        description = inspect_job(spec.job, spec.project_root)
+        if not description["ok"]:
+            hint = "--no-import-check leaves this to the workers"
+            raise SpecError([spec.problem(("job",), "E301", description["message"], hint)])
+    if spec.command is not None or description is not None:
+        problems = check_parameters(spec, description or {})
+        if problems:
+            raise SpecError(problems)
+
+
+def write_plan(sweep: SweepDir, plan: Plan, spec: Spec) -> None:
+    for folder in (sweep.path, sweep.trials_dir, sweep.workers_dir, sweep.submissions_dir, sweep.results_dir):
+        make_dir(folder)
+    write_json_lines(sweep.plan_file, plan_rows(plan.header, plan.trials))
+    write_text(sweep.spec_file, spec.text)
+
+
+def store_code(spec: Spec, sweep: SweepDir, options: SweepOptions, view: View) -> tuple[Path, str | None]:
+    """The folder that workers run from, and its hash: a snapshot, or the live code if the spec says so."""
+    if spec.code == "live":
+        view.say("code: live - trials run whatever is in the project when they start")
+        return spec.project_root, None
+    from dlcluster.launch.snapshot import take_snapshot
+
+    before = {intent["snapshot"] for intent in _intents(sweep)}
+    snapshot = take_snapshot(spec.project_root, sweep, options.runs_dir.resolve())
+    if before and snapshot.hash not in before:
+        view.say("the code has changed since the last call: what is missing runs from a new snapshot")
+    for note in snapshot.notes:
+        view.say(note)
+    return snapshot.path, snapshot.hash
+
+
+def newest_code(sweep: SweepDir, plan: Plan) -> tuple[Path, str | None]:
+    """The code of the newest submission: `resume` needs no spec and no project."""
+    intents = _intents(sweep)
+    if not intents:
+        raise UsageError(f"{sweep.path}: nothing has been started yet", "use `dlcluster sweep SPEC`")
+    return Path(intents[-1]["rules"]["code"]), intents[-1]["snapshot"]
+
+
+def _intents(sweep: SweepDir) -> list[dict[str, Any]]:
+    found = (submission.read_intent() for submission in sweep.submissions())
+    return [intent for intent in found if intent]
+
+
+def store_provenance(sweep: SweepDir, root: Path, options: SweepOptions) -> None:
+    from dlcluster.worker.provenance import collect
+
+    write_json(sweep.provenance_file, collect(root, list(options.argv)))
+
+
+def launch(result: SweepResult, code: Path, snapshot: str | None, options: SweepOptions, view: View) -> SweepResult:
+    """Write the submission, start the workers, follow them to the end."""
+    import os
+
+    from dlcluster.launch.follow import Follower
+    from dlcluster.launch.local import LocalExecutor, make_slots, visible_gpus
+    from dlcluster.launch.submission import make_rules, write_intent
+
+    sweep, plan, launch_plan = result.sweep, result.plan, result.launch_plan
+    settings = {**plan.spec["launch"], **({"parallel": options.parallel} if options.parallel else {})}
+    slots = make_slots(settings, visible_gpus(), len(os.sched_getaffinity(0)), len(launch_plan.wanted))
+    submission = write_intent(sweep, launch_plan.wanted, make_rules(plan, code), snapshot)
+    executor = LocalExecutor(sweep, submission, slots)
+    follower = Follower(sweep, plan, launch_plan.wanted)
+    view.begin(sweep, plan, launch_plan)
+    result.started = True
+    try:
+        executor.start()
+        while follow(executor, follower, view) and executor.start_again():
+            pass
+    finally:
+        if executor.poll():
+            executor.ask_to_stop()
+        executor.close()
+        view.end()
+    result.unfinished = follower.unfinished()
+    result.interrupted = executor.is_stopping
+    result.worker_problem = hold_message(sweep) or worker_problem(sweep, submission, executor.exit_codes)
+    return result
+
+
+def follow(executor: Any, follower: Any, view: View) -> bool:
+    """Show progress until no worker is left. Returns whether there are trials that another round could run."""
+    n_asked = 0
+    while executor.poll():
+        progress = follower.look()
+        view.show(progress, follower.newly_finished)
+        while n_asked < view.n_interrupts():
+            n_asked += 1
+            executor.ask_to_stop()
+        if n_asked >= 2:
+            executor.close()
+            return False
+        _wait(executor, view, n_asked)
+    progress = follower.look()
+    view.show(progress, follower.newly_finished)
+    left = follower.unfinished()
+    return n_asked == 0 and any(s.state.state in (State.WAITING, State.INTERRUPTED) for s in left)
+
+
+def _wait(executor: Any, view: View, n_asked: int) -> None:
+    """Until the next look, or until there is something to do."""
+    end = time.monotonic() + LOOK_S
+    while time.monotonic() < end and view.n_interrupts() == n_asked and executor.poll():
+        time.sleep(0.02)
+
+
+def worker_problem(sweep: SweepDir, submission: str, exit_codes: Sequence[int]) -> str:
+    """What the workers complained about, if one of them could not go on."""
+    if not any(code not in (0, 75) for code in exit_codes):
+        return ""
+    try:
+        lines = (sweep.submission(submission).path / "workers.log").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = [line for line in lines if line.startswith("dlcluster worker:")]
+    return said[-1] if said else f"a worker ended with exit code {max(exit_codes, key=abs)}"
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def find_sweep(run: str, runs_dir: Path) -> SweepDir:
+    """A run directory, by its path or by its name under the runs directory. Raises UsageError with what there is."""
+    for path in (Path(run), runs_dir / run):
+        if SweepDir(path).has_plan():
+            return SweepDir(path.resolve())
+    names = sorted(p.name for p in runs_dir.iterdir() if SweepDir(p).has_plan()) if runs_dir.is_dir() else []
+    there = f"there are: {', '.join(names[:20])}" if names else f"there is none under {runs_dir}"
+    raise UsageError(f"no sweep at {run!r} nor at {str(runs_dir / run)!r}", there)
+
+
+def read_status(sweep: SweepDir) -> tuple[Plan, list[TrialStatus]]:
+    plan = sweep.read_plan()
+    return plan, read_statuses(sweep, plan)
+
+
+def cancel_trials(sweep: SweepDir, only: str | None) -> list[str]:
+    """Tell the workers that run to end their trials as cancelled (or the one trial). Returns the workers told."""
+    from dlcluster.launch.follow import alive_workers
+
+    plan = sweep.read_plan()
+    wanted = plan.by_id(only).id if only else None
+    told = []
+    for beat in alive_workers(sweep):
+        current = beat.get("current")
+        if wanted is None or (current and current[0] == wanted):
+            write_text(sweep.worker(beat["worker"]).marker("cancel"), wanted or "", durable=False)
+            told.append(beat["worker"])
+    return told
+
+
+def wait_until_ended(sweep: SweepDir, workers: Collection[str], only: str | None, timeout_s: float) -> bool:
+    """Whether the workers (or the one trial) have come to an end within the time."""
+    from dlcluster.launch.follow import alive_workers
+
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        busy = [b for b in alive_workers(sweep) if b["worker"] in workers]
+        if not [b for b in busy if only is None or (b.get("current") or [None])[0] == only]:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def aggregate_sweep(sweep: SweepDir) -> tuple[Plan, Any]:
+    """All results of a sweep, as data frames."""
+    from dlcluster.launch.status import StateRule
+    from dlcluster.results.aggregate import aggregate
+
+    plan = sweep.read_plan()
+    return plan, aggregate(sweep, StateRule(sweep, plan))
+
+
+def make_table(sweep: SweepDir) -> tuple[Table, Any]:
+    """The comparison table of a sweep, and the results it rests on."""
+    from dlcluster.results.tables import comparison_table
+
+    _plan, results = aggregate_sweep(sweep)
+    return comparison_table(results, sweep), results
+
+
+def write_event_files(sweep: SweepDir, out: Path | None) -> Path:
+    from dlcluster.results.tensorboard import write_tensorboard
+
+    _plan, results = aggregate_sweep(sweep)
+    return write_tensorboard(sweep, results, out)
+
+
+def newest_log(sweep: SweepDir, trial_id: str, attempt: int | None) -> Path:
+    """The log of a trial's last attempt (or of the one asked for). Raises UsageError if there is none."""
+    trial = sweep.read_plan().by_id(trial_id)
+    attempts = sweep.trial(trial).attempts()
+    chosen = [a for a in attempts if attempt is None or a.number == attempt]
+    if not chosen:
+        what = f"attempt {attempt}" if attempt else "any attempt"
+        raise UsageError(f"trial {trial_id} has not had {what} yet", f"it has had {len(attempts)}")
+    return chosen[-1].log
+
+

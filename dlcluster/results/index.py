@@ -1,0 +1,196 @@
+"""The aggregator's index: one file with how far each journal has been read and all metrics up to there.
+
+A cache: without it everything is read again. It is replaced as a whole, so offsets and metrics always agree:
+    line 1              the length of line 2, as 15 digits
+    line 2              JSON: format, objective, bytes of the rest, and an entry a trial (n_rows rows each, in order)
+    the rest            Arrow IPC file: step, time, attempt, and a column m:NAME a metric (null: not logged)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from dlcluster.files import make_dir_exclusively, write_bytes
+from dlcluster.journal import State, TrialState
+from dlcluster.results.reading import AttemptMark, TrialReading
+from dlcluster.results.series import Objective, Series, has_nonfinite, last_values, score_of
+from dlcluster.run_dir import SweepDir
+
+INDEX_FORMAT = 1
+PREAMBLE_BYTES = 16
+PREFIX = "m:"
+# what a damaged or foreign file may raise while it is taken apart
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, pa.ArrowException)
+
+
+class IndexLost(Exception):
+    """The index can not be read any more, or never could."""
+
+
+@dataclass
+class TrialEntry:
+    """What is known of a trial after reading it: how far, and what follows from it. `score` is None if unranked."""
+
+    id: str
+    marks: list[AttemptMark]
+    n_rows: int
+    n_dropped: int
+    seconds: float
+    snapshot: str
+    score: float | None
+    score_step: int | None
+    last: dict[str, float | None]
+    nonfinite: bool
+    n_bad_lines: int
+    first_bad: tuple[int, int] | None
+    state: str = ""
+    reason: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        """A completed trial never changes: one look at its journal is enough."""
+        return self.state == State.COMPLETED.value
+
+    def set_state(self, state: TrialState) -> None:
+        self.state, self.reason = state.state.value, state.reason
+
+    def reading(self, series: Series) -> TrialReading:
+        return TrialReading(self.marks, series, self.n_dropped)
+
+
+def entry_of(trial_id: str, reading: TrialReading, objective: Objective) -> TrialEntry:
+    """Everything that the table of trials needs, from what was read."""
+    marks, score = reading.marks, score_of(reading.series, objective)
+    snapshots = dict.fromkeys(str(mark.start["snapshot"]) for mark in marks if mark.start and "snapshot" in mark.start)
+    bad = [(mark.number, mark.first_bad_offset) for mark in marks if mark.first_bad_offset is not None]
+    return TrialEntry(
+        trial_id,
+        marks,
+        len(reading.series),
+        reading.n_dropped,
+        sum(mark.seconds() for mark in marks),
+        "+".join(snapshots),
+        *(score or (None, None)),
+        last_values(reading.series),
+        has_nonfinite(reading.series),
+        sum(mark.n_bad_lines for mark in marks),
+        bad[0] if bad else None,
+    )
+
+
+def index_file(sweep: SweepDir) -> Path:
+    return sweep.results_dir / "index.arrows"
+
+
+@dataclass
+class Index:
+    """Entries by trial, and the metrics of all of them, loaded when they are first asked for."""
+
+    entries: dict[str, TrialEntry] = field(default_factory=dict)
+    source: Any = None
+    start: int = 0
+    _rows: Series | None = None
+    _first_row: dict[str, int] = field(default_factory=dict)
+
+    def series(self, entry: TrialEntry) -> Series:
+        """The metrics of one trial. Raises IndexLost, once another process has replaced the file on a network disk."""
+        if self._rows is None:
+            self._rows = self._load_rows()
+            first = 0
+            for known in self.entries.values():
+                self._first_row[known.id] = first
+                first += known.n_rows
+        first = self._first_row[entry.id]
+        return self._rows.take(slice(first, first + entry.n_rows))
+
+    def _load_rows(self) -> Series:
+        try:
+            self.source.seek(self.start)
+            rows = _series_from_arrow(pa.ipc.open_file(pa.py_buffer(self.source.read())).read_all())
+        except BROKEN as error:
+            raise IndexLost(str(error)) from error
+        if len(rows) != sum(entry.n_rows for entry in self.entries.values()):
+            raise IndexLost("entries and metrics disagree")
+        return rows
+
+
+def load_index(sweep: SweepDir, objective: Objective) -> Index:
+    """The index, or an empty one if there is none that is readable, of this format and made for this objective."""
+    file = index_file(sweep)
+    try:
+        if not file.is_file():
+            return Index()
+        source = pa.OSFile(str(file), "rb")
+        n_bytes = int(source.read(PREAMBLE_BYTES))
+        header = orjson.loads(source.read(n_bytes))
+        is_ours = header["format"] == INDEX_FORMAT and header["objective"] == asdict(objective)
+        if not is_ours or source.size() != PREAMBLE_BYTES + n_bytes + header["bytes"]:
+            return Index()
+        entries = {row["id"]: _entry_from_json(row) for row in header["entries"]}
+    except BROKEN:
+        return Index()
+    return Index(entries, source, PREAMBLE_BYTES + n_bytes)
+
+
+def _entry_from_json(row: dict[str, Any]) -> TrialEntry:
+    row["marks"] = [AttemptMark(*mark) for mark in row["marks"]]
+    row["first_bad"] = row["first_bad"] and tuple(row["first_bad"])
+    return TrialEntry(**row)
+
+
+def _entry_to_json(entry: TrialEntry) -> dict[str, Any]:
+    return {**vars(entry), "marks": [_mark_to_json(mark, entry.is_final) for mark in entry.marks]}
+
+
+def _mark_to_json(mark: AttemptMark, is_final: bool) -> tuple[Any, ...]:
+    """The fields in order; a completed trial's facts are needed no more."""
+    values = dict(vars(mark))
+    if is_final:
+        values["start"] = values["end"] = values["last_metrics"] = None
+    return tuple(values.values())
+
+
+def save_index(sweep: SweepDir, objective: Objective, entries: Sequence[TrialEntry], rows: Series) -> bool:
+    """Replace the index; `rows` are those of the entries, in their order. False if that is not possible here."""
+    sink = pa.BufferOutputStream()
+    table = _series_to_arrow(rows)
+    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(table)
+    body = sink.getvalue()
+    header = {"format": INDEX_FORMAT, "objective": asdict(objective), "bytes": body.size}
+    line = orjson.dumps({**header, "entries": list(map(_entry_to_json, entries))}) + b"\n"
+    try:
+        make_dir_exclusively(sweep.results_dir)  # this folder only: a run directory that is gone is not made again
+        write_bytes(index_file(sweep), b"".join([b"%015d\n" % len(line), line, memoryview(body)]))
+    except OSError:  # read-only, full, another owner, gone: a cache is not worth an error
+        return False
+    return True
+
+
+def _series_to_arrow(rows: Series) -> pa.Table:
+    columns = {"step": pa.array(rows.step), "time": pa.array(rows.time), "attempt": pa.array(rows.attempt)}
+    for k, name in enumerate(rows.names):
+        present = np.ascontiguousarray(rows.present[:, k])
+        mask = None if present.all() else ~present
+        columns[PREFIX + name] = pa.array(np.ascontiguousarray(rows.values[:, k]), mask=mask, from_pandas=False)
+    return pa.table(columns)
+
+
+def _series_from_arrow(table: pa.Table) -> Series:
+    table = table.combine_chunks()
+    names = [name for name in table.column_names if name.startswith(PREFIX)]
+    values, present = np.full((len(table), len(names)), np.nan), np.ones((len(table), len(names)), dtype=bool)
+    for k, name in enumerate(names):
+        column = table.column(name)
+        values[:, k] = column.to_numpy()
+        if column.null_count:
+            present[:, k] = column.is_valid().to_numpy()
+    step, time, attempt = (table.column(name).to_numpy() for name in ("step", "time", "attempt"))
+    return Series(tuple(name[len(PREFIX) :] for name in names), step, time, attempt, values, present)

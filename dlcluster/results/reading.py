@@ -1,0 +1,279 @@
+"""Reading the journals of one trial, all of them or only what has been added since the last time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dlcluster.files import parse_json_line
+from dlcluster.journal import AttemptFacts, State
+from dlcluster.results.series import Series, empty_series, is_valid, merge, series_from_records
+from dlcluster.run_dir import ATTEMPT_PATTERN, AttemptDir, TrialDir
+
+NOT_A_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+STATES = {state.value for state in State}
+# O_NONBLOCK: opening a FIFO must not wait for a writer
+READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Unreadable(Exception):
+    """Something of a trial can not be read: not ours, not allowed, or gone. `path` and `problem` go into a warning."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path, self.problem = path, problem
+
+
+@dataclass
+class AttemptMark:
+    """How far an attempt's journal has been read, and what it said up to there: all that later calls need.
+
+    `offset` is in bytes and lies behind a newline. `began`: it has replaced what older attempts had logged later.
+    """
+
+    number: int
+    inode: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    offset: int = 0
+    began: bool = False
+    n_bad_lines: int = 0
+    first_bad_offset: int | None = None
+    first_time: float | None = None
+    last_time: float | None = None
+    start: dict[str, Any] | None = None
+    end: dict[str, Any] | None = None
+    last_metrics: dict[str, Any] | None = None
+    committed_step: int = 0
+
+    def facts(self) -> AttemptFacts:
+        return AttemptFacts(self.number, self.start, self.end, self.last_metrics, self.committed_step)
+
+    def is_same_file(self, now: os.stat_result) -> bool:
+        return self.inode == now.st_ino and self.offset <= now.st_size and self.size <= now.st_size
+
+    def is_unchanged(self, now: os.stat_result | None) -> bool:
+        if now is None:
+            return self.inode == 0
+        return (self.inode, self.size, self.mtime_ns) == (now.st_ino, now.st_size, now.st_mtime_ns)
+
+    def seconds(self) -> float:
+        """Wall time of the attempt: what its end says, else from its first to its last record (never below 0)."""
+        told = (self.end or {}).get("seconds")
+        if isinstance(told, (int, float)) and told >= 0:
+            return float(told)
+        if self.first_time is None or self.last_time is None:
+            return 0.0
+        return max(0.0, self.last_time - self.first_time)
+
+
+@dataclass
+class TrialReading:
+    """All attempts of a trial: marks, merged metrics, rows that were done again, and bytes read to get here."""
+
+    marks: list[AttemptMark] = field(default_factory=list)
+    series: Series = field(default_factory=empty_series)
+    n_dropped: int = 0
+    n_bytes: int = 0
+
+
+def list_attempts(trial: TrialDir) -> list[AttemptDir]:
+    """All attempts, oldest first, in one scandir. Raises Unreadable; a folder that is not there yet has none."""
+    try:
+        with os.scandir(trial.attempts_dir) as entries:
+            names = [e.name for e in entries if ATTEMPT_PATTERN.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise Unreadable(trial.attempts_dir, error.strerror or "unreadable") from error
+    return [trial.attempt(number) for number in sorted({int(name) for name in names})]
+
+
+def stat_journal(attempt: AttemptDir) -> os.stat_result | None:
+    """None if there is no journal (yet). Raises Unreadable if it is no file of ours, or can not be looked at."""
+    try:
+        now = os.stat(attempt.journal, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Unreadable(attempt.journal, error.strerror or "unreadable") from error
+    if not stat.S_ISREG(now.st_mode):
+        raise Unreadable(attempt.journal, "not a regular file")
+    return now
+
+
+def read_trial(trial: TrialDir, attempts: Sequence[AttemptDir]) -> TrialReading:
+    """Everything from the beginning. Raises Unreadable."""
+    reading = TrialReading()
+    for attempt in attempts:
+        _read_on(reading, attempt, AttemptMark(attempt.number))
+    return reading
+
+
+def read_on(known: TrialReading, trial: TrialDir, attempts: Sequence[AttemptDir]) -> TrialReading:
+    """What is known plus what has been appended; everything anew if anything but the end has changed.
+
+    Raises Unreadable.
+    """
+    if not _only_the_end_changed(known.marks, attempts):
+        return read_trial(trial, attempts)
+    reading = TrialReading(list(known.marks), known.series, known.n_dropped)
+    n_known = len(known.marks)
+    if n_known:
+        mark = reading.marks.pop()
+        _read_on(reading, attempts[n_known - 1], mark)
+    for attempt in attempts[n_known:]:
+        _read_on(reading, attempt, AttemptMark(attempt.number))
+    return reading
+
+
+def _only_the_end_changed(marks: Sequence[AttemptMark], attempts: Sequence[AttemptDir]) -> bool:
+    """Are all known attempts there, all but the newest untouched, and that one the same file or longer?"""
+    if [mark.number for mark in marks] != [attempt.number for attempt in attempts[: len(marks)]]:
+        return False
+    for mark, attempt in zip(marks[:-1], attempts, strict=False):
+        if not mark.is_unchanged(stat_journal(attempt)):
+            return False
+    if not marks or marks[-1].inode == 0:
+        return True
+    now = stat_journal(attempts[len(marks) - 1])
+    return now is not None and marks[-1].is_same_file(now) and _grew_or_same(marks[-1], now)
+
+
+def _grew_or_same(mark: AttemptMark, now: os.stat_result) -> bool:
+    return now.st_size > mark.size or now.st_mtime_ns == mark.mtime_ns
+
+
+def _read_on(reading: TrialReading, attempt: AttemptDir, mark: AttemptMark) -> None:
+    """Append the attempt with all its complete lines from `mark.offset` on to the reading."""
+    if mark.inode and mark.is_unchanged(stat_journal(attempt)):
+        reading.marks.append(mark)
+        return
+    opened = _read_lines(attempt.journal, mark.offset)
+    if opened is None:
+        reading.marks.append(mark)
+        return
+    data, now = opened
+    records, rows, bad = _parse_lines(data, mark.offset, mark.number)
+    fresh = replace(mark, inode=now.st_ino, size=now.st_size, mtime_ns=now.st_mtime_ns, offset=mark.offset + len(data))
+    fresh.n_bad_lines += len(bad)
+    if bad and fresh.first_bad_offset is None:
+        fresh.first_bad_offset = bad[0]
+    went_on_from = None if mark.began else _went_on_from(records)
+    fresh.began = mark.began or went_on_from is not None
+    _note(fresh, records)
+    reading.series, n_dropped = merge(reading.series, rows, went_on_from)
+    reading.n_dropped += n_dropped
+    reading.n_bytes += len(data)
+    reading.marks.append(fresh)
+
+
+def _read_lines(path: Path, offset: int) -> tuple[bytes, os.stat_result] | None:
+    """Complete lines from an offset on and the stat from before they were read; None if there is no such file."""
+    for is_last_try in (False, True):
+        try:
+            fd = os.open(path, READ_FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ESTALE and not is_last_try:
+                continue
+            raise Unreadable(path, error.strerror or "unreadable") from error
+        try:
+            now = os.fstat(fd)
+            if not stat.S_ISREG(now.st_mode):
+                raise Unreadable(path, "not a regular file")
+            data = _read_all(fd, offset, now.st_size - offset)
+            return data[: data.rfind(b"\n") + 1], now
+        except OSError as error:
+            if error.errno != errno.ESTALE or is_last_try:
+                raise Unreadable(path, error.strerror or "unreadable") from error
+        finally:
+            os.close(fd)
+    raise AssertionError("unreachable")
+
+
+def _read_all(fd: int, offset: int, n_bytes: int) -> bytes:
+    """Up to `n_bytes`; what is appended meanwhile is left for the next time, so that size and data agree."""
+    blocks = []
+    while n_bytes > 0 and (block := os.pread(fd, n_bytes, offset)):
+        blocks.append(block)
+        offset, n_bytes = offset + len(block), n_bytes - len(block)
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+
+def _parse_lines(data: bytes, offset: int, number: int) -> tuple[list[dict[str, Any]], Series, list[int]]:
+    """Records and metric rows of complete lines, and the byte offsets of lines that are no record."""
+    lines = data.split(b"\n")
+    lines.pop()
+    try:
+        records = list(map(orjson.loads, lines))
+        metrics = [record for record in records if record.get("kind") == "metrics"]
+        rows = series_from_records(metrics, number)
+        if not all(_is_sound(record) for record in records if record.get("kind") != "metrics"):
+            raise ValueError("an end without a state")
+        return records, rows, []
+    except NOT_A_ROW:
+        records, bad = _parse_carefully(lines, offset)
+        return records, series_from_records([r for r in records if r.get("kind") == "metrics"], number), bad
+
+
+def _parse_carefully(lines: Sequence[bytes], offset: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """Line by line, by the rules of `files.read_json_lines`: zeros around a record are dropped, empty lines are none."""
+    records, bad = [], []
+    for line in lines:
+        record = _strict(parse_json_line(line))
+        if record is not None and _is_sound(record) and (record.get("kind") != "metrics" or is_valid(record)):
+            records.append(record)
+        elif line.strip(b"\0 \r"):
+            bad.append(offset)
+        offset += len(line) + 1
+    return records, bad
+
+
+def _strict(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The record as strict JSON has it (NaN is null); None for what has no such form (half of a surrogate pair)."""
+    try:
+        return None if record is None else orjson.loads(orjson.dumps(record))
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_sound(record: Mapping[str, Any]) -> bool:
+    return record.get("kind") != "end" or record.get("state") in STATES
+
+
+def _went_on_from(records: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step of the first record that counts: a resume tells it, metrics without one mean 0; None without either."""
+    for record in records:
+        if record.get("kind") == "metrics":
+            return 0
+        if record.get("kind") == "resume" and type(record.get("step")) is int:
+            return record["step"]
+    return None
+
+
+def _note(mark: AttemptMark, records: Sequence[dict[str, Any]]) -> None:
+    """What the records say about the attempt, apart from its metrics. The newest of a kind counts."""
+    times = [r["time"] for r in (*records[:1], *records[-1:]) if type(r.get("time")) in (int, float)]
+    if times:
+        mark.first_time = times[0] if mark.first_time is None else mark.first_time
+        mark.last_time = times[-1]
+    mark.last_metrics = next((r for r in reversed(records) if r.get("kind") == "metrics"), mark.last_metrics)
+    for record in records:
+        kind = record.get("kind")
+        if kind == "metrics":
+            continue
+        if kind == "start":
+            mark.start = record
+        elif kind == "end":
+            mark.end = record
+        elif kind == "checkpoint" and type(record.get("step")) is int:
+            mark.committed_step = record["step"]

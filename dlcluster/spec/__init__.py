@@ -1,0 +1,1 @@
+"""What the user asked for: from YAML text to trials."""

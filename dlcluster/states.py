@@ -1,0 +1,62 @@
+"""From what the files of a trial say to its one state: a pure rule, the same for commands and for workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dlcluster.journal import AttemptFacts, State, TrialState
+
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
+IDENTICAL_FAILURES_THAT_HOLD = 5
+
+# Reasons that say nothing about the trial itself: somebody or something outside ended it, so it goes on.
+OUTSIDE_REASONS = ("killed", "vanished", "disk", "io_lost", "deadline", "stop_requested")
+# Of these, the ones that an orderly stop gives, however often: they use up no budget.
+FREE_REASONS = ("deadline", "stop_requested")
+
+
+def kind_of(reason: str) -> str:
+    """`killed(9)` -> `killed`: the reason without its detail."""
+    return reason.partition("(")[0]
+
+
+def trial_state(
+    attempts: Sequence[AttemptFacts],
+    owner_alive: Callable[[AttemptFacts], bool | None],
+    max_attempts: int = MAX_ATTEMPTS_WITHOUT_PROGRESS,
+) -> TrialState:
+    """One state with a reason. `owner_alive` is asked for an attempt without an end; None means "cannot tell"."""
+    if not attempts:
+        return TrialState(State.WAITING)
+    last = attempts[-1]
+    if last.end is None:
+        if owner_alive(last) is not False:
+            return TrialState(State.RUNNING)
+        return _unless_used_up(attempts, "vanished", max_attempts)
+    state, reason = State(last.end["state"]), last.end.get("reason", "")
+    if state in (State.FAILED, State.INTERRUPTED) and kind_of(reason) in OUTSIDE_REASONS:
+        return _unless_used_up(attempts, reason, max_attempts)
+    return TrialState(state, reason)
+
+
+def _unless_used_up(attempts: Sequence[AttemptFacts], reason: str, max_attempts: int) -> TrialState:
+    if attempts_without_progress(attempts) < max_attempts:
+        return TrialState(State.INTERRUPTED, reason)
+    return TrialState(State.FAILED, f"{reason}, no progress in {max_attempts} attempts")
+
+
+def attempts_without_progress(attempts: Sequence[AttemptFacts]) -> int:
+    """How many attempts at the end of the list have died without a checkpoint beyond those of the earlier ones."""
+    best, count = 0, 0
+    for attempt in attempts:
+        reason = (attempt.end or {}).get("reason", "vanished")
+        if attempt.committed_step > best:
+            best, count = attempt.committed_step, 0
+        elif kind_of(reason) not in FREE_REASONS:
+            count += 1
+    return count
+
+
+def may_go_on(state: TrialState) -> bool:
+    """Whether a worker may take the trial without anybody asking for it again."""
+    return state.state in (State.WAITING, State.INTERRUPTED)

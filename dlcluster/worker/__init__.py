@@ -1,0 +1,1 @@
+"""Inside the job: standard library only."""

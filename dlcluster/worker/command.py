@@ -1,0 +1,224 @@
+"""Any program as a trial: unchanged, started without a shell, its metrics read from what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dlcluster.errors import WorkerExit
+from dlcluster.files import write_json
+from dlcluster.journal import State
+from dlcluster.worker.child import CommandFailed
+from dlcluster.worker.reporting import REPORT_FD
+from dlcluster.worker.run import Run, Stopped
+from dlcluster.worker.stopping import die_with_parent
+
+SECONDS_BETWEEN_LOOKS = 0.2
+MAX_LINE = 65_536
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf|infinity)"
+PAIR = re.compile(rf"(?<![\w./-])([A-Za-z_][\w./-]*)\s*=\s*({NUMBER})(?=[\s,;|)\]]|$)", re.IGNORECASE)
+CRASH_SIGNALS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
+
+
+def end_reason(code: int) -> str:
+    """`exit(3)`, `killed(9)` or `crashed(11)` from a return code as `subprocess` gives it."""
+    if code >= 0:
+        return f"exit({code})"
+    return f"crashed({-code})" if -code in CRASH_SIGNALS else f"killed({-code})"
+
+
+def argument_text(value: Any) -> str:
+    """A parameter as a program gets it: text as it is, everything else as JSON has it (0.001, true, [1, 2])."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def fill_placeholders(template: Sequence[str], values: Mapping[str, Any]) -> list[str]:
+    """`{name}` in each element replaced by its value; `{{` and `}}` are braces. A value never becomes two elements."""
+    texts = {name: argument_text(value) for name, value in values.items()}
+
+    def replace(match: re.Match[str]) -> str:
+        return {"{{": "{", "}}": "}"}.get(match[0]) or texts[match[1]]
+
+    return [re.sub(r"\{\{|\}\}|\{([^{}]+)\}", replace, element) for element in template]
+
+
+def parse_line(line: str, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float | int]:
+    """The metrics on a line: those of the declared patterns if there are any, else a JSON object's, else `name=value`."""
+    if patterns:
+        found = {name: pattern.search(line) for name, pattern in patterns.items()}
+        return {name: number for name, match in found.items() if match and (number := _number(match[1])) is not None}
+    stripped = line.strip()
+    if stripped.startswith("{"):
+        try:
+            row = json.loads(stripped)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            return {k: v for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    return {name: number for name, text in PAIR.findall(line) if (number := _number(text)) is not None}
+
+
+def _number(text: str) -> float | int | None:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+class CommandJob:
+    """A training function whose body is a program."""
+
+    def __init__(self, command: Sequence[str], rules: Mapping[str, Any]) -> None:
+        self.command, self.rules = list(command), rules
+        self.patterns = {name: re.compile(text) for name, text in (rules["metrics"] or {}).items()}
+
+    def __call__(self, run: Run, **params: Any) -> None:
+        run.raises_when_asked = False  # the program is asked by a signal, and may log while it saves
+        config_file = run.dir / "attempts" / f"{run.attempt:04d}" / "params.json"
+        names = {
+            "seed": run.seed,
+            "trial_id": run.trial_id,
+            "trial_dir": str(run.dir),
+            "config_file": str(config_file),
+        }
+        if any("{config_file}" in element for element in self.command):
+            write_json(config_file, {**params, "seed": run.seed}, durable=False)
+        try:
+            self._run_program(run, fill_placeholders(self.command, {**params, **names}), self._environment(params, names))
+        finally:
+            config_file.unlink(missing_ok=True)
+
+    def _environment(self, params: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, str]:
+        own = {f"DLCLUSTER_PARAM_{_variable(name)}": argument_text(value) for name, value in params.items()}
+        own.update({f"DLCLUSTER_{name.upper()}": str(value) for name, value in names.items()})
+        return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", **own}
+
+    def _run_program(self, run: Run, argv: list[str], environment: dict[str, str]) -> None:
+        if argv[0] in ("python", "python3"):
+            argv[0] = sys.executable
+        report_read, report_write = os.pipe()
+        runner = os.getpid()
+        try:
+            program = subprocess.Popen(
+                argv,
+                cwd=self.rules["cwd"],
+                env={**environment, REPORT_FD: str(report_write), "DLCLUSTER_ATTEMPT": str(run.attempt)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                pass_fds=[report_write],
+                preexec_fn=lambda: die_with_parent(signal.SIGKILL, runner),  # noqa: PLW1509  (no threads here)
+            )
+        except OSError as error:
+            raise JobStartError(f"{argv[0]}: {error.strerror}") from error
+        finally:
+            os.close(report_write)
+        reader = Reader(run, self.patterns, program.stdout.fileno(), report_read)
+        try:
+            asked = reader.follow(program)
+        finally:
+            program.kill()
+            code = program.wait()
+            program.stdout.close()
+            os.close(report_read)
+        self._judge(run, reader.returned if reader.returned is not None else code, asked)
+
+    def _judge(self, run: Run, code: int, asked: bool) -> None:
+        if asked or code == WorkerExit.INTERRUPTED:
+            raise Stopped(State.INTERRUPTED, "stop_requested", WorkerExit.INTERRUPTED)
+        if code != 0:
+            raise CommandFailed(end_reason(code), code if code > 0 else 128 - code)
+
+
+class JobStartError(Exception):
+    """The program of a command could not be started."""
+
+
+class Reader:
+    """Copies what a program prints to the log, and logs the metrics it finds there."""
+
+    def __init__(self, run: Run, patterns: Mapping[str, re.Pattern[str]], out_fd: int, report_fd: int) -> None:
+        self.run, self.patterns = run, patterns
+        self.out_fd, self.report_fd = out_fd, report_fd
+        self.rest = {out_fd: b"", report_fd: b""}
+        self.returned: int | None = None
+        self._first_row = True
+
+    def follow(self, program: subprocess.Popen[bytes]) -> bool:
+        """Read until the program has ended. Returns whether it was asked to stop before that."""
+        asked = False
+        with selectors.DefaultSelector() as selector:
+            for fd in self.rest:
+                selector.register(fd, selectors.EVENT_READ)
+            while selector.get_map():
+                for key, _events in selector.select(SECONDS_BETWEEN_LOOKS):
+                    if not self._take(key.fd):
+                        selector.unregister(key.fd)
+                if self.run.should_stop() and not asked:
+                    asked = True
+                    program.terminate()
+                if program.poll() is not None:
+                    self.returned = program.returncode
+                    self._take_what_is_left(selector)
+                    break
+        if self.returned is None:
+            self.returned = program.wait()
+        return asked
+
+    def _take_what_is_left(self, selector: selectors.BaseSelector) -> None:
+        """The program has ended; a child of it may hold the pipe open for ever, so only what is there is read."""
+        while ready := selector.select(0):
+            for key, _events in ready:
+                if not self._take(key.fd):
+                    selector.unregister(key.fd)
+            if not selector.get_map():
+                return
+
+    def _take(self, fd: int) -> bool:
+        data = os.read(fd, 65_536)
+        if fd == self.out_fd and data:
+            os.write(1, data)
+        for line in self._lines(fd, data):
+            self._log(fd, line)
+        return bool(data)
+
+    def _lines(self, fd: int, data: bytes) -> Iterator[str]:
+        *lines, rest = (self.rest[fd] + data).replace(b"\r", b"\n").split(b"\n")
+        if not data and rest:
+            lines, rest = [*lines, rest], b""
+        self.rest[fd] = rest[-MAX_LINE:]
+        for line in lines:
+            yield line.decode(errors="replace")
+
+    def _log(self, fd: int, line: str) -> None:
+        if fd == self.report_fd:
+            row = json.loads(line)
+            metrics = {k: float(v) if isinstance(v, str) else v for k, v in row["metrics"].items()}
+            step = row.get("step")
+        else:
+            metrics = dict(parse_line(line, self.patterns))
+            step = metrics.pop("step", None)
+            if step is None and isinstance(metrics.get("epoch"), int):
+                step = metrics["epoch"]
+        if metrics:
+            self._log_row(metrics, step if isinstance(step, int) and step >= 0 else None)
+
+    def _log_row(self, metrics: dict[str, Any], step: int | None) -> None:
+        if self._first_row and self.run.attempt > 1:
+            self.run.went_on_from(max(0, step - 1) if step else 0)  # the program's own checkpoints decide
+        self._first_row = False
+        self.run.log(metrics, step=step)
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"\W", "_", name).upper()

@@ -1,0 +1,258 @@
+"""The supervisor: owns signals, the clock, the heartbeat, the claims and the last word about every attempt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlcluster.errors import WorkerExit
+from dlcluster.files import is_disk_full
+from dlcluster.journal import State
+from dlcluster.liveness import identity
+from dlcluster.run_dir import SweepDir
+from dlcluster.worker.claims import Claim, Claims, start_record
+from dlcluster.worker.command import end_reason
+from dlcluster.worker.environment import SnapshotChanged, apply_rules, check_snapshot
+from dlcluster.worker.forkserver import Forker, ZygoteFailed
+from dlcluster.worker.memory import OomCounter
+from dlcluster.worker.pulse import Pulse
+from dlcluster.worker.records import Recorder, RunDirectoryGone
+from dlcluster.worker.stopping import Patience, SignalLog, StopFlag, adopt_orphans
+
+TICK_S = 1.0
+
+
+class Supervisor:
+    """One worker: takes trials of a submission until none is left, its time is up, or it is told to stop."""
+
+    def __init__(self, sweep: SweepDir, intent: Mapping[str, Any], worker_id: str, signals: SignalLog) -> None:
+        self.rules = intent["rules"]
+        self.sweep, self.intent, self.signals = sweep, intent, signals
+        self.owner = {"worker": worker_id, **identity(os.getpid())}
+        self.parent = os.getppid()
+        self.pulse = Pulse(sweep, worker_id, self.owner, intent["id"])
+        self.claims = Claims(sweep, sweep.read_plan(), intent["trials"], self.rules["max_attempts"])
+        self.stop, self.patience = StopFlag(), Patience()
+        self.recorder = Recorder(self.pulse)
+        self.oom = OomCounter()
+        self.started = time.monotonic()
+        self.stop_reason = ""  # why this worker takes no further trial
+        self.exit_code = WorkerExit.DONE
+        self._n_signals_seen = 0
+        self._asked_at = 0.0
+        self._cancelled_trial: str | None = None
+
+    def run(self) -> int:
+        """Work until done. Returns the exit code of the worker."""
+        adopt_orphans()
+        self.pulse.begin()
+        forker = Forker(self.stop, self.rules, self.signals)
+        try:
+            check_snapshot(Path(self.rules["code"]), self.intent["snapshot"])
+            if forker.start(self._may_wait):
+                self._work(forker)
+        except (ZygoteFailed, SnapshotChanged) as failure:
+            self._hold(str(failure))
+            self.exit_code = WorkerExit.BAD_ENVIRONMENT
+        except RunDirectoryGone as gone:
+            print(f"dlcluster worker: {gone}: the run directory is gone; stopping", file=sys.stderr)
+            self.exit_code = WorkerExit.IO_LOST
+        except OSError as error:
+            print(f"dlcluster worker: {error}; stopping", file=sys.stderr)
+            self.exit_code = WorkerExit.DISK if is_disk_full(error) else WorkerExit.IO_LOST
+        finally:
+            forker.close()
+            self.recorder.finish_quietly()
+            self.pulse.finish(self.stop_reason)
+        return int(self.exit_code)
+
+    # -- one trial after another -------------------------------------------------------------------------------
+
+    def _work(self, forker: Forker) -> None:
+        claim = self._next_claim()
+        while claim is not None:
+            self._start(claim)
+            forker.send(claim)
+            self.recorder.record_waiting()  # the last trial's records become durable while this one trains
+            outcome = self._wait_for_outcome(forker, claim)
+            if outcome is not None:
+                self._finish(forker, claim, outcome)
+            claim = self._next_claim()
+        self.recorder.record_waiting()
+
+    def _next_claim(self) -> Claim | None:
+        self._look_around()
+        if self.stop_reason or not self._has_time_for_another():
+            return None
+        if self.claims.all_have_been_tried():
+            self.recorder.record_waiting()  # what this worker itself has just ended may be free again
+        for trial, number in self.claims.candidates():
+            self.pulse.working_on(trial.id, number)
+            claim = self.claims.claim(trial, number)
+            if claim is not None:
+                return claim
+        self.pulse.idle()
+        return None
+
+    def _start(self, claim: Claim) -> None:
+        self.stop.clear()
+        self._cancelled_trial = None
+        self.oom.reset()
+        row = start_record(
+            claim, self.owner, time=time.time(), submission=self.intent["id"], snapshot=self.intent["snapshot"]
+        )
+        self.recorder.start(claim, row)
+
+    def _finish(self, forker: Forker, claim: Claim, outcome: dict[str, Any]) -> None:
+        if outcome["reason"] == "deadline":
+            self.exit_code = WorkerExit.INTERRUPTED
+        self.recorder.add(claim, outcome)
+        self.pulse.count(claim.trial.id, outcome)
+        if outcome["reason"] == "disk" and not self.pulse.has_space():
+            raise OSError(28, os.strerror(28), str(self.sweep.path))
+        if outcome["state"] == State.FAILED.value and self.pulse.shall_hold(outcome.get("signature", "")):
+            self._hold(f"{outcome['reason']}: {outcome['message']}")
+
+    # -- waiting for a trial -----------------------------------------------------------------------------------
+
+    def _wait_for_outcome(self, forker: Forker, claim: Claim) -> dict[str, Any] | None:
+        """How the trial ended, or None if another worker has taken it over."""
+        began = time.monotonic()
+        self.patience = Patience()
+        asked_to_die = False
+        outcome: dict[str, Any] | None = None
+        while outcome is None:
+            outcome = forker.poll(TICK_S)
+            self._look_around()
+            if self.stop_reason or self._cancelled_trial == claim.trial.id:
+                self._ask_child_to_stop()
+            if self.patience.is_over():
+                forker.kill_child(signal.SIGKILL)
+            elif self.stop.is_set() and not asked_to_die and self._half_of_grace_is_over():
+                forker.kill_child(signal.SIGTERM)
+                asked_to_die = True
+            if outcome is None and self.recorder.is_due() and self._is_fenced(forker, claim):
+                return None
+        outcome["seconds"] = round(time.monotonic() - began, 3)
+        return self._judge(outcome, claim)
+
+    def _judge(self, outcome: dict[str, Any], claim: Claim) -> dict[str, Any] | None:
+        """The supervisor's knowledge on top of what the child said: why it was stopped, and what killed it."""
+        if outcome.get("exit") == WorkerExit.FENCED:
+            return None
+        if "state" not in outcome:
+            outcome.update(self._from_exit_code(outcome["exit"]))
+        was_asked = self.stop.is_set() and outcome["state"] == State.INTERRUPTED.value
+        if was_asked and self._cancelled_trial == claim.trial.id:
+            outcome.update(state=State.CANCELLED.value, reason="by_user")
+        elif was_asked:
+            outcome["reason"] = self.stop_reason if self.stop_reason == "deadline" else "stop_requested"
+            if self.stop_reason == "cancelled":
+                outcome.update(state=State.CANCELLED.value, reason="by_user")
+        return outcome
+
+    def _from_exit_code(self, code: int) -> dict[str, Any]:
+        if self.stop.is_set():
+            return {"state": State.INTERRUPTED.value, "reason": "stop_requested", "message": "did not stop in time"}
+        if code == -signal.SIGKILL and self.oom.has_risen():
+            return {"state": State.FAILED.value, "reason": "oom", "message": "killed: out of memory"}
+        reason = "no_result" if code == 0 else end_reason(code)
+        return {"state": State.FAILED.value, "reason": reason, "message": "", "signature": reason}
+
+    def _is_fenced(self, forker: Forker, claim: Claim) -> bool:
+        """Another worker has begun a later attempt: end ours without another byte."""
+        try:
+            fenced = self.recorder.is_fenced(claim)
+        except RunDirectoryGone:
+            forker.kill_child(signal.SIGKILL)
+            raise
+        if fenced:
+            forker.close()
+        return fenced
+
+    # -- being told to stop ------------------------------------------------------------------------------------
+
+    def _may_wait(self) -> bool:
+        """Whether to go on waiting for the job's import."""
+        self._look_around()
+        return not self.stop_reason
+
+    def _look_around(self) -> None:
+        """Signals, markers, the deadline, the parent: anything that says that it is time to go."""
+        self.pulse.beat_if_due()
+        new_signals = len(self.signals.received) - self._n_signals_seen
+        self._n_signals_seen += new_signals
+        for _ in range(new_signals):
+            self._stop_or_kill("stop_requested")
+        if self.pulse.markers_are_due():
+            self._read_markers()
+            if os.getppid() != self.parent and not self.stop_reason:
+                self._stop_or_kill("stop_requested")  # nobody is left who could stop us later
+        if self._deadline_margin_reached() and not self.stop_reason:
+            self.stop_reason = "deadline"
+
+    def _stop_or_kill(self, reason: str) -> None:
+        if self.stop_reason:
+            self.patience.within(0)  # asked twice: no more patience
+        else:
+            self.stop_reason = reason
+            self.exit_code = WorkerExit.INTERRUPTED
+
+    def _read_markers(self) -> None:
+        markers = self.pulse.markers()
+        if "cancel" in markers:
+            trial = self.pulse.cancelled_trial()
+            if trial is None:
+                self.stop_reason = self.stop_reason or "cancelled"
+            else:
+                self._cancelled_trial = trial
+        if "stop" in markers and not self.stop_reason:
+            self._stop_or_kill("stop_requested")
+        if self.pulse.is_held():
+            self.stop_reason = self.stop_reason or "held"
+
+    def _ask_child_to_stop(self) -> None:
+        if self.stop_reason == "held" or self.stop.is_set():
+            return  # a held sweep starts nothing new; what runs may finish
+        self.stop.set()
+        self.patience.within(self.rules["grace"])
+        self._asked_at = time.monotonic()
+
+    def _half_of_grace_is_over(self) -> bool:
+        return time.monotonic() >= self._asked_at + self.rules["grace"] / 2
+
+    def _hold(self, message: str) -> None:
+        self.stop_reason = "held"
+        self.pulse.hold(message)
+        print(f"dlcluster worker: holding the sweep: {message}", file=sys.stderr)
+
+    # -- the clock ---------------------------------------------------------------------------------------------
+
+    def _deadline_margin_reached(self) -> bool:
+        limit = self.rules["time"]
+        return limit is not None and time.monotonic() - self.started >= limit - self._margin(limit)
+
+    def _margin(self, limit: float) -> float:
+        return min(self.rules["margin"], limit / 2)
+
+    def _has_time_for_another(self) -> bool:
+        if self._deadline_margin_reached():
+            self.exit_code = WorkerExit.INTERRUPTED
+            return False
+        return True
+
+
+def work(run_dir: Path, submission_id: str, worker_id: str, signals: SignalLog) -> int:
+    """The whole life of a worker. Returns its exit code."""
+    sweep = SweepDir(run_dir)
+    intent = sweep.submission(submission_id).read_intent()
+    if intent is None:
+        print(f"dlcluster worker: {run_dir}: no submission {submission_id!r}", file=sys.stderr)
+        return int(WorkerExit.BAD_ENVIRONMENT)
+    apply_rules(intent["rules"])
+    return Supervisor(sweep, intent, worker_id, signals).run()

@@ -1,0 +1,115 @@
+"""The zygote: imports the job once and forks a child for every trial (or for many, with `reuse_process`).
+
+It never touches CUDA and starts no threads, so that its children can. When its supervisor dies, the kernel sends it a
+SIGTERM, and it takes the child's whole process group with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dlcluster.errors import WorkerExit
+from dlcluster.worker import child
+from dlcluster.worker.stopping import StopFlag, die_with_parent, forget_handlers, kill_group
+
+
+def run_zygote(control: socket.socket, supervisor: int, stop: StopFlag, rules: Mapping[str, Any]) -> None:
+    """Serve fork requests until the control socket closes. Never returns."""
+    zygote = Zygote(control, stop, rules)
+    forget_handlers()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, zygote.go_with_supervisor)
+    die_with_parent(signal.SIGTERM, supervisor)
+    try:
+        job = zygote.prepare()
+        signal.signal(signal.SIGTERM, zygote.go_with_supervisor)  # the job's imports may have taken it
+        if job is not None:
+            zygote.serve(job)
+    finally:
+        os._exit(0)
+
+
+class Zygote:
+    def __init__(self, control: socket.socket, stop: StopFlag, rules: Mapping[str, Any]) -> None:
+        self.control, self.stop, self.rules = control, stop, rules
+        self.child_pid = 0
+
+    def go_with_supervisor(self, _number: int, _frame: Any) -> None:
+        if self.child_pid:
+            kill_group(self.child_pid, signal.SIGKILL)
+        os._exit(0)
+
+    def prepare(self) -> child.Job | None:
+        """Import the job, and tell the supervisor whether that worked."""
+        try:
+            job = self._load()
+        except BaseException as error:
+            self._tell({"ready": False, **child.describe_failure(error)})
+            return None
+        gc.collect()
+        gc.freeze()  # what is shared with the children stays shared: the collector does not write to it
+        self._tell({"ready": True})
+        return job
+
+    def _load(self) -> child.Job:
+        if command := self.rules["command"]:
+            from dlcluster.worker.command import CommandJob
+
+            return CommandJob(command, self.rules)
+        from dlcluster.worker.job import load_job, preload_lazy_imports
+
+        sys.dont_write_bytecode = True  # the snapshot is what its hash says it is
+        os.chdir(self.rules["code"])
+        job = load_job(self.rules["job"], Path(self.rules["code"]))
+        preload_lazy_imports()
+        if self.rules["tensorboard"]:
+            import dlcluster.event_files  # noqa: F401  (imported once here, not in every child)
+        return job
+
+    def serve(self, job: child.Job) -> None:
+        while True:
+            message, fds, _flags, _address = socket.recv_fds(self.control, 64, 1)
+            if not message:
+                return
+            self._fork(job, socket.socket(fileno=fds[0]))
+            _pid, status, usage = os.wait4(self.child_pid, 0)
+            kill_group(self.child_pid, signal.SIGKILL)  # what the trial left running
+            self.child_pid = 0
+            code = os.waitstatus_to_exitcode(status)
+            self._tell({"exit": code, "peak_rss_mb": round(usage.ru_maxrss / 1024, 1)})
+
+    def _fork(self, job: child.Job, channel: socket.socket) -> None:
+        # The signal waits while the pid is not yet known: the child must not be forgotten when the supervisor dies now.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        zygote = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._be_child(job, channel, zygote)
+        self.child_pid = pid
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        channel.close()
+        self._tell({"pid": pid})
+
+    def _be_child(self, job: child.Job, channel: socket.socket, zygote: int) -> None:
+        code = int(WorkerExit.BAD_ENVIRONMENT)
+        try:
+            forget_handlers()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            die_with_parent(signal.SIGKILL, zygote)
+            self.control.close()
+            code = child.serve(channel, job, self.stop, self.rules)
+        except BaseException as error:
+            child.print_traceback(error)
+        finally:
+            os._exit(code)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self.control.sendall(json.dumps(message).encode() + b"\n")
