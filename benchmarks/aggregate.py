@@ -19,10 +19,10 @@ CHILD = """
 import json, resource, sys, time
 from pathlib import Path
 {setup}
-start = time.perf_counter()
+start, cpu = time.perf_counter(), time.process_time()
 {work}
-seconds = time.perf_counter() - start
-print(json.dumps(dict(seconds=seconds, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, n=n)))
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+print(json.dumps(dict(seconds=seconds, cpu=cpu, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, n=n)))
 """
 LIMIT = (
     "import orjson; files = sorted(Path(sys.argv[1]).glob('trials/*/*/attempts/*/journal.jsonl'))",
@@ -83,7 +83,11 @@ def best(path: Path, program: tuple[str, str], repetitions: int, *, cold: bool =
             for file in (path / "results").glob("*"):
                 file.unlink()
         results.append(measure(path, program))
-    return {**min(results, key=lambda r: r["seconds"]), "peak_mb": max(r["peak_mb"] for r in results)}
+    return {
+        **min(results, key=lambda r: r["seconds"]),
+        "cpu": min(r["cpu"] for r in results),
+        "peak_mb": max(r["peak_mb"] for r in results),
+    }
 
 
 def main() -> None:
@@ -102,10 +106,12 @@ def main() -> None:
         index_mb = sum(f.stat().st_size for f in (path / "results").iterdir()) / 2**20
     print(f"journals {n_bytes / 2**20:.0f} MiB, {limit['n']} lines; index {index_mb:.0f} MiB")
     for name, got in (("limit", limit), ("cold", cold), ("warm", warm), ("warm, with metrics", metrics)):
-        print(f"{name:20} {got['seconds']:7.3f} s  peak {got['peak_mb']:5.0f} MB  n={got['n']}")
+        print(f"{name:20} {got['seconds']:7.3f} s ({got['cpu']:.3f} s of processor)  peak {got['peak_mb']:5.0f} MB  n={got['n']}")
     ratios = {
         "cold_over_limit": cold["seconds"] / limit["seconds"],
         "warm_over_cold": warm["seconds"] / cold["seconds"],
+        "cold_over_limit_cpu": cold["cpu"] / limit["cpu"],
+        "warm_over_cold_cpu": warm["cpu"] / cold["cpu"],
         "peak_mb": max(cold["peak_mb"], warm["peak_mb"], metrics["peak_mb"]),
     }
     print(json.dumps({"trials": options.trials, "rows": options.rows, "limit_s": limit["seconds"], **ratios}))

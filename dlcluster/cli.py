@@ -85,7 +85,8 @@ def sweep(spec: Path, fail_on_trial_error: bool, quiet: bool, **flags: Any) -> N
 def resume(run: str, fail_on_trial_error: bool, quiet: bool, **flags: Any) -> None:
     """Go on with a sweep from its run directory, with the code that it was started with."""
     from dlcluster.launch.plan import FINAL_BUT_NOT_DONE
-    from dlcluster.pipeline import SweepOptions, find_sweep, resume_sweep
+    from dlcluster.pipeline import SweepOptions, resume_sweep
+    from dlcluster.queries import find_sweep
     from dlcluster.screen import make_view
 
     options = SweepOptions(runs_dir=flags["runs_dir"], parallel=flags["parallel"], dry_run=flags["dry_run"])
@@ -97,7 +98,7 @@ def resume(run: str, fail_on_trial_error: bool, quiet: bool, **flags: Any) -> No
 
 def finish_sweep(result: SweepResult, options: SweepOptions, fail_on_trial_error: bool, quiet: bool) -> None:
     """Say what has come of a sweep, and leave with the right code."""
-    from dlcluster.pipeline import read_status
+    from dlcluster.queries import read_status
 
     if options.dry_run:
         click.echo(dry_run_text(result))
@@ -121,7 +122,7 @@ def finish_sweep(result: SweepResult, options: SweepOptions, fail_on_trial_error
 
 def _code_of_failures(found: SweepDir, fail_on_trial_error: bool, statuses: Sequence[Any] | None = None) -> int:
     from dlcluster.journal import State
-    from dlcluster.pipeline import read_status
+    from dlcluster.queries import read_status
 
     if not fail_on_trial_error:
         return 0
@@ -130,14 +131,14 @@ def _code_of_failures(found: SweepDir, fail_on_trial_error: bool, statuses: Sequ
 
 
 def nothing_missing_text(result: SweepResult) -> str:
-    from dlcluster.launch.plan import Action
     from dlcluster.launch.status import count_states
 
     statuses = [decision.status for decision in result.launch_plan.decisions]
     counts = ", ".join(f"{n} {state}" for state, n in count_states(statuses).items())
-    line = f"{result.sweep.name}: nothing is missing ({counts}). `dlcluster table {result.sweep.name}` shows the results."
-    if any(d.action is Action.KEEP and d.status.state.state.value in ("failed", "cancelled") for d in result.launch_plan.decisions):
-        line += f"\n`dlcluster resume {result.sweep.name} --failed` runs failed and cancelled trials again."
+    name = result.sweep.name
+    line = f"{name}: nothing is missing ({counts}). `dlcluster table {name}` shows the results."
+    if any(status.state.state.value in ("failed", "cancelled") for status in statuses):
+        line += f"\n`dlcluster resume {name} --failed` runs failed and cancelled trials again."
     return line
 
 
@@ -172,7 +173,7 @@ def dry_run_text(result: SweepResult) -> str:
 @click.option("--all", "show_all", is_flag=True, help="Every trial, not only those that need attention.")
 def status(run: str, runs_dir: Path, as_json: bool, show_all: bool) -> None:
     """How every trial stands, from the files alone."""
-    from dlcluster.pipeline import find_sweep, read_status
+    from dlcluster.queries import find_sweep, read_status
     from dlcluster.status_text import status_json, status_text
 
     found = find_sweep(run, runs_dir)
@@ -188,7 +189,7 @@ def status(run: str, runs_dir: Path, as_json: bool, show_all: bool) -> None:
 @click.option("--attempt", type=click.IntRange(1), help="An earlier attempt than the last.")
 def logs(run: str, trial: str, runs_dir: Path, follow: bool, attempt: int | None) -> None:
     """What a trial has printed."""
-    from dlcluster.pipeline import find_sweep, newest_log
+    from dlcluster.queries import find_sweep, newest_log
     from dlcluster.status_text import follow_log
 
     found = find_sweep(run, runs_dir)
@@ -204,7 +205,7 @@ def logs(run: str, trial: str, runs_dir: Path, follow: bool, attempt: int | None
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait for the end.")
 def cancel(run: str, runs_dir: Path, trial: str | None, timeout: float) -> None:
     """End what runs: trials save, and count as cancelled until `resume --failed`."""
-    from dlcluster.pipeline import cancel_trials, find_sweep, wait_until_ended
+    from dlcluster.queries import cancel_trials, find_sweep, wait_until_ended
 
     found = find_sweep(run, runs_dir)
     told = cancel_trials(found, trial)
@@ -222,7 +223,7 @@ def cancel(run: str, runs_dir: Path, trial: str | None, timeout: float) -> None:
 @out_option
 def table(run: str, runs_dir: Path, output_format: str, out: str) -> None:
     """The comparison table, with an interval on every mean."""
-    from dlcluster.pipeline import find_sweep
+    from dlcluster.queries import find_sweep
 
     if print_table(find_sweep(run, runs_dir), output_format, out):
         sys.exit(EXIT_DAMAGED)
@@ -232,7 +233,7 @@ def print_table(found: SweepDir, output_format: str, out: str) -> bool:
     """Write the table; warnings go to standard error. Returns whether damaged data were found."""
     import shutil
 
-    from dlcluster.pipeline import make_table
+    from dlcluster.queries import make_table
     from dlcluster.results.tables import render
 
     made, results = make_table(found)
@@ -261,7 +262,7 @@ def write_out(text: str, out: str) -> None:
 @click.option("--out", required=True, help="The file to write; - for standard output (CSV only).")
 def export(run: str, what: str, runs_dir: Path, file_format: str, out: str) -> None:
     """All trials, or all rows of metrics, for other programs."""
-    from dlcluster.pipeline import aggregate_sweep, find_sweep
+    from dlcluster.queries import aggregate_sweep, find_sweep
     from dlcluster.results.tables import export as export_frame
 
     _plan, results = aggregate_sweep(find_sweep(run, runs_dir))
@@ -274,7 +275,7 @@ def export(run: str, what: str, runs_dir: Path, file_format: str, out: str) -> N
 @click.option("--out", type=click.Path(path_type=Path), help="A folder; default: beside the trials.")
 def tensorboard(run: str, runs_dir: Path, out: Path | None) -> None:
     """Write TensorBoard event files from the journals."""
-    from dlcluster.pipeline import find_sweep, write_event_files
+    from dlcluster.queries import find_sweep, write_event_files
 
     click.echo(f"tensorboard --logdir {write_event_files(find_sweep(run, runs_dir), out)}")
 

@@ -59,7 +59,9 @@ class PlainView(View):
             print(text, file=sys.stderr, flush=True)
 
     def begin(self, sweep: SweepDir, plan: Plan, launch_plan: LaunchPlan) -> None:
-        self.say(f"{plan.header['name']}: {len(launch_plan.wanted)} of {len(plan.trials)} trials to run in {sweep.path}")
+        self.say(
+            f"{plan.header['name']}: {len(launch_plan.wanted)} of {len(plan.trials)} trials to run in {sweep.path}"
+        )
         self._old_handlers = {number: signal.signal(number, self._interrupt) for number in STOP_SIGNALS}
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 

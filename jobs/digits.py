@@ -48,7 +48,9 @@ def train(run, *, lr=0.01, hidden=64, epochs=15, batch_size=64, optimizer="sgd",
             total += loss.detach() * len(batch)
 
         val_loss, correct = evaluate(model, *validation)
-        run.log(epoch=epoch + 1, train_loss=total / len(images), val_loss=val_loss, val_accuracy=correct.float().mean())
+        run.log(
+            epoch=epoch + 1, train_loss=total / len(images), val_loss=val_loss, val_accuracy=correct.double().mean()
+        )
         if epoch + 1 == epochs:  # which images the final model reads rightly: makes fair comparisons and intervals
             run.predictions("validation", VALIDATION, correct=correct)
         # All that the next epoch depends on, so that an interrupted trial ends with the very same numbers.

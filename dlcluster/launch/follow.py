@@ -1,4 +1,4 @@
-"""What a sweep is doing right now, from its files alone: the same view for the command that started it and any other."""
+"""What a sweep is doing right now, from its files alone: the same for the command that started it and any other."""
 
 from __future__ import annotations
 

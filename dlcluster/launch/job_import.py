@@ -12,21 +12,20 @@ from typing import Any
 
 TIMEOUT_S = 60
 CPU_LIMIT_S = 60
-OUTPUT_CAP_BYTES = 4_000
 
 
 def inspect_job(reference: str, root: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-    """`{"ok": True, "parameters": ..., "takes_any": ...}`, or `{"ok": False, "message": ...}`. Never raises for the job."""
+    """`{"ok": True, "parameters": ..., "takes_any": ...}`, or `{"ok": False, "message": ...}` whatever the job does."""
     reply_read, reply_write = os.pipe()
     with os.fdopen(reply_read, "rb") as replies:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dlcluster.worker.inspect_job", reference, str(root)],
+                [sys.executable, "-m", "dlcluster.worker.inspect_job", reference, str(root), str(reply_write)],
                 cwd=root,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # an import may print without end
                 stderr=subprocess.DEVNULL,
-                preexec_fn=lambda: _become_inspector(reply_write),  # noqa: PLW1509
+                preexec_fn=_limit_cpu,  # noqa: PLW1509  (no threads here)
                 pass_fds=[reply_write],
                 start_new_session=True,
             )
@@ -44,6 +43,5 @@ def inspect_job(reference: str, root: Path, timeout_s: float = TIMEOUT_S) -> dic
     return json.loads(reply)
 
 
-def _become_inspector(reply_fd: int) -> None:
-    os.dup2(reply_fd, 3)
+def _limit_cpu() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))

@@ -114,7 +114,11 @@ class LocalExecutor:
                 continue
             del self._running[slot]
             self.exit_codes.append(code)
-            if code < 0 and not self.is_stopping and self._n_deaths < MAX_REPLACEMENTS_PER_WORKER * self.slots.n_workers:
+            if (
+                code < 0
+                and not self.is_stopping
+                and self._n_deaths < MAX_REPLACEMENTS_PER_WORKER * self.slots.n_workers
+            ):
                 self._n_deaths += 1
                 self._start_worker(slot)
         return bool(self._running)

@@ -29,7 +29,7 @@ def _check_name(path: Path) -> None:
     text = str(path)
     bad = [c for c in text if c == "%" or not c.isprintable()]
     if bad:
-        raise PreconditionError(f"{ascii(text)}: {ascii(bad[0])} is not allowed in the path of a run directory")
+        raise PreconditionError(f"{text!a}: {bad[0]!a} is not allowed in the path of a run directory")
     if len(text) > MAX_PATH:
         raise PreconditionError(f"{text[:60]}...: a path of {len(text)} characters; at most {MAX_PATH} are allowed")
 

@@ -1,4 +1,4 @@
-"""A submission: the record of what is to be run, with all that a worker needs to know, written before anything starts."""
+"""A submission: the record of what is to be run and all that a worker needs, written before anything starts."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A cache: without it everything is read again. It is replaced as a whole, so offsets and metrics always agree:
     line 1              the length of line 2, as 15 digits
-    line 2              JSON: format, objective, bytes of the rest, and an entry a trial (n_rows rows each, in order)
-    the rest            Arrow IPC file: step, time, attempt, and a column m:NAME a metric (null: not logged)
+    line 2              JSON: format, objective, and an entry a trial (n_rows rows each, in order)
+    the rest            Arrow IPC stream: step, time, attempt, and a column m:NAME a metric (null: not logged)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from dlcluster.files import make_dir_exclusively, write_bytes
+from dlcluster.files import make_dir_exclusively, replace_when_done
 from dlcluster.journal import State, TrialState
 from dlcluster.results.reading import AttemptMark, TrialReading
 from dlcluster.results.series import Objective, Series, has_nonfinite, last_values, score_of
@@ -59,7 +59,11 @@ class TrialEntry:
         return self.state == State.COMPLETED.value
 
     def set_state(self, state: TrialState) -> None:
+        """From now on the trial has this state; the facts of a completed one are needed no more."""
         self.state, self.reason = state.state.value, state.reason
+        if self.is_final:
+            for mark in self.marks:
+                mark.forget_facts()
 
     def reading(self, series: Series) -> TrialReading:
         return TrialReading(self.marks, series, self.n_dropped)
@@ -113,7 +117,7 @@ class Index:
     def _load_rows(self) -> Series:
         try:
             self.source.seek(self.start)
-            rows = _series_from_arrow(pa.ipc.open_file(pa.py_buffer(self.source.read())).read_all())
+            rows = _series_from_arrow(pa.ipc.open_stream(pa.py_buffer(self.source.read())).read_all())
         except BROKEN as error:
             raise IndexLost(str(error)) from error
         if len(rows) != sum(entry.n_rows for entry in self.entries.values()):
@@ -131,7 +135,7 @@ def load_index(sweep: SweepDir, objective: Objective) -> Index:
         n_bytes = int(source.read(PREAMBLE_BYTES))
         header = orjson.loads(source.read(n_bytes))
         is_ours = header["format"] == INDEX_FORMAT and header["objective"] == asdict(objective)
-        if not is_ours or source.size() != PREAMBLE_BYTES + n_bytes + header["bytes"]:
+        if not is_ours:
             return Index()
         entries = {row["id"]: _entry_from_json(row) for row in header["entries"]}
     except BROKEN:
@@ -146,29 +150,21 @@ def _entry_from_json(row: dict[str, Any]) -> TrialEntry:
 
 
 def _entry_to_json(entry: TrialEntry) -> dict[str, Any]:
-    return {**vars(entry), "marks": [_mark_to_json(mark, entry.is_final) for mark in entry.marks]}
-
-
-def _mark_to_json(mark: AttemptMark, is_final: bool) -> tuple[Any, ...]:
-    """The fields in order; a completed trial's facts are needed no more."""
-    values = dict(vars(mark))
-    if is_final:
-        values["start"] = values["end"] = values["last_metrics"] = None
-    return tuple(values.values())
+    return {**vars(entry), "marks": [tuple(vars(mark).values()) for mark in entry.marks]}
 
 
 def save_index(sweep: SweepDir, objective: Objective, entries: Sequence[TrialEntry], rows: Series) -> bool:
     """Replace the index; `rows` are those of the entries, in their order. False if that is not possible here."""
-    sink = pa.BufferOutputStream()
-    table = _series_to_arrow(rows)
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        writer.write_table(table)
-    body = sink.getvalue()
-    header = {"format": INDEX_FORMAT, "objective": asdict(objective), "bytes": body.size}
-    line = orjson.dumps({**header, "entries": list(map(_entry_to_json, entries))}) + b"\n"
+    header = {"format": INDEX_FORMAT, "objective": asdict(objective), "entries": list(map(_entry_to_json, entries))}
+    line, table = orjson.dumps(header) + b"\n", _series_to_arrow(rows)
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
     try:
         make_dir_exclusively(sweep.results_dir)  # this folder only: a run directory that is gone is not made again
-        write_bytes(index_file(sweep), b"".join([b"%015d\n" % len(line), line, memoryview(body)]))
+        with replace_when_done(index_file(sweep)) as scratch, pa.OSFile(str(scratch), "wb") as sink:
+            sink.write(b"%015d\n" % len(line))
+            sink.write(line)
+            with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+                writer.write_table(table)
     except OSError:  # read-only, full, another owner, gone: a cache is not worth an error
         return False
     return True

@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import orjson
 
 from dlcluster.files import parse_json_line
 from dlcluster.journal import AttemptFacts, State
-from dlcluster.results.series import Series, empty_series, is_valid, merge, series_from_records
+from dlcluster.results.series import EMPTY, Series, is_valid, merge, series_from_records
 from dlcluster.run_dir import ATTEMPT_PATTERN, AttemptDir, TrialDir
 
 NOT_A_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -64,6 +65,9 @@ class AttemptMark:
             return self.inode == 0
         return (self.inode, self.size, self.mtime_ns) == (now.st_ino, now.st_size, now.st_mtime_ns)
 
+    def forget_facts(self) -> None:
+        self.start = self.end = self.last_metrics = None
+
     def seconds(self) -> float:
         """Wall time of the attempt: what its end says, else from its first to its last record (never below 0)."""
         told = (self.end or {}).get("seconds")
@@ -79,21 +83,22 @@ class TrialReading:
     """All attempts of a trial: marks, merged metrics, rows that were done again, and bytes read to get here."""
 
     marks: list[AttemptMark] = field(default_factory=list)
-    series: Series = field(default_factory=empty_series)
+    series: Series = EMPTY
     n_dropped: int = 0
     n_bytes: int = 0
 
 
 def list_attempts(trial: TrialDir) -> list[AttemptDir]:
-    """All attempts, oldest first, in one scandir. Raises Unreadable; a folder that is not there yet has none."""
+    """All attempts, oldest first. Raises Unreadable; a folder that is not there yet has none."""
+    folder = trial.attempts_dir
     try:
-        with os.scandir(trial.attempts_dir) as entries:
-            names = [e.name for e in entries if ATTEMPT_PATTERN.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+        names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise Unreadable(trial.attempts_dir, error.strerror or "unreadable") from error
-    return [trial.attempt(number) for number in sorted({int(name) for name in names})]
+        raise Unreadable(folder, error.strerror or "unreadable") from error
+    attempts = [AttemptDir(folder / name) for name in names if ATTEMPT_PATTERN.fullmatch(name)]
+    return sorted(attempts, key=lambda attempt: attempt.number) if len(attempts) > 1 else attempts
 
 
 def stat_journal(attempt: AttemptDir) -> os.stat_result | None:
@@ -128,7 +133,7 @@ def read_on(known: TrialReading, trial: TrialDir, attempts: Sequence[AttemptDir]
     n_known = len(known.marks)
     if n_known:
         mark = reading.marks.pop()
-        _read_on(reading, attempts[n_known - 1], mark)
+        _read_on(reading, attempts[n_known - 1], copy(mark))
     for attempt in attempts[n_known:]:
         _read_on(reading, attempt, AttemptMark(attempt.number))
     return reading
@@ -152,7 +157,7 @@ def _grew_or_same(mark: AttemptMark, now: os.stat_result) -> bool:
 
 
 def _read_on(reading: TrialReading, attempt: AttemptDir, mark: AttemptMark) -> None:
-    """Append the attempt with all its complete lines from `mark.offset` on to the reading."""
+    """Append the attempt with all its complete lines from `mark.offset` on to the reading; `mark` is moved on."""
     if mark.inode and mark.is_unchanged(stat_journal(attempt)):
         reading.marks.append(mark)
         return
@@ -161,18 +166,18 @@ def _read_on(reading: TrialReading, attempt: AttemptDir, mark: AttemptMark) -> N
         reading.marks.append(mark)
         return
     data, now = opened
-    records, rows, bad = _parse_lines(data, mark.offset, mark.number)
-    fresh = replace(mark, inode=now.st_ino, size=now.st_size, mtime_ns=now.st_mtime_ns, offset=mark.offset + len(data))
-    fresh.n_bad_lines += len(bad)
-    if bad and fresh.first_bad_offset is None:
-        fresh.first_bad_offset = bad[0]
-    went_on_from = None if mark.began else _went_on_from(records)
-    fresh.began = mark.began or went_on_from is not None
-    _note(fresh, records)
-    reading.series, n_dropped = merge(reading.series, rows, went_on_from)
+    found = _parse_lines(data, mark.offset, mark.number)
+    mark.inode, mark.size, mark.mtime_ns, mark.offset = now.st_ino, now.st_size, now.st_mtime_ns, mark.offset + len(data)
+    mark.n_bad_lines += len(found.bad)
+    if found.bad and mark.first_bad_offset is None:
+        mark.first_bad_offset = found.bad[0]
+    went_on_from = None if mark.began else _went_on_from(found.records)
+    mark.began = mark.began or went_on_from is not None
+    _note(mark, found)
+    reading.series, n_dropped = merge(reading.series, found.rows, went_on_from)
     reading.n_dropped += n_dropped
     reading.n_bytes += len(data)
-    reading.marks.append(fresh)
+    reading.marks.append(mark)
 
 
 def _read_lines(path: Path, offset: int) -> tuple[bytes, os.stat_result] | None:
@@ -209,28 +214,46 @@ def _read_all(fd: int, offset: int, n_bytes: int) -> bytes:
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
-def _parse_lines(data: bytes, offset: int, number: int) -> tuple[list[dict[str, Any]], Series, list[int]]:
-    """Records and metric rows of complete lines, and the byte offsets of lines that are no record."""
-    lines = data.split(b"\n")
-    lines.pop()
+@dataclass(frozen=True)
+class Found:
+    """What a piece of a journal holds: all records, those that are no metrics, metric rows, offsets of bad lines."""
+
+    records: list[dict[str, Any]]
+    others: list[dict[str, Any]]
+    last_metrics: dict[str, Any] | None
+    rows: Series
+    bad: list[int]
+
+
+def _parse_lines(data: bytes, offset: int, number: int) -> Found:
+    """All lines as one JSON array, which is a third faster; line by line if that is not the same.
+
+    A torn line makes one element of two lines or none at all, so the count tells.
+    """
     try:
-        records = list(map(orjson.loads, lines))
-        metrics = [record for record in records if record.get("kind") == "metrics"]
-        rows = series_from_records(metrics, number)
-        if not all(_is_sound(record) for record in records if record.get("kind") != "metrics"):
-            raise ValueError("an end without a state")
-        return records, rows, []
+        records = orjson.loads(b"[%b]" % data[:-1].replace(b"\n", b","))
+        if len(records) != data.count(b"\n"):
+            raise ValueError("a line is no record")
+        return _found(records, [], number)
     except NOT_A_ROW:
-        records, bad = _parse_carefully(lines, offset)
-        return records, series_from_records([r for r in records if r.get("kind") == "metrics"], number), bad
+        return _found(*_parse_carefully(data, offset), number)
 
 
-def _parse_carefully(lines: Sequence[bytes], offset: int) -> tuple[list[dict[str, Any]], list[int]]:
+def _found(records: list[dict[str, Any]], bad: list[int], number: int) -> Found:
+    """Raises one of NOT_A_ROW if a record is not what its kind says."""
+    metrics = [record for record in records if record.get("kind") == "metrics"]
+    others = [record for record in records if record.get("kind") != "metrics"]
+    if not all(map(_is_sound, others)):
+        raise ValueError("an end without a state")
+    return Found(records, others, metrics[-1] if metrics else None, series_from_records(metrics, number), bad)
+
+
+def _parse_carefully(data: bytes, offset: int) -> tuple[list[dict[str, Any]], list[int]]:
     """Line by line, by the rules of `files.read_json_lines`: zeros around a record are dropped, empty lines are none."""
     records, bad = [], []
-    for line in lines:
+    for line in data.split(b"\n")[:-1]:
         record = _strict(parse_json_line(line))
-        if record is not None and _is_sound(record) and (record.get("kind") != "metrics" or is_valid(record)):
+        if record is not None and _is_sound(record):
             records.append(record)
         elif line.strip(b"\0 \r"):
             bad.append(offset)
@@ -247,7 +270,10 @@ def _strict(record: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _is_sound(record: Mapping[str, Any]) -> bool:
-    return record.get("kind") != "end" or record.get("state") in STATES
+    kind = record.get("kind")
+    if kind == "metrics":
+        return is_valid(record)
+    return kind != "end" or record.get("state") in STATES
 
 
 def _went_on_from(records: Sequence[Mapping[str, Any]]) -> int | None:
@@ -260,17 +286,16 @@ def _went_on_from(records: Sequence[Mapping[str, Any]]) -> int | None:
     return None
 
 
-def _note(mark: AttemptMark, records: Sequence[dict[str, Any]]) -> None:
+def _note(mark: AttemptMark, found: Found) -> None:
     """What the records say about the attempt, apart from its metrics. The newest of a kind counts."""
-    times = [r["time"] for r in (*records[:1], *records[-1:]) if type(r.get("time")) in (int, float)]
+    ends = (*found.records[:1], *found.records[-1:])
+    times = [record["time"] for record in ends if type(record.get("time")) in (int, float)]
     if times:
         mark.first_time = times[0] if mark.first_time is None else mark.first_time
         mark.last_time = times[-1]
-    mark.last_metrics = next((r for r in reversed(records) if r.get("kind") == "metrics"), mark.last_metrics)
-    for record in records:
+    mark.last_metrics = found.last_metrics or mark.last_metrics
+    for record in found.others:
         kind = record.get("kind")
-        if kind == "metrics":
-            continue
         if kind == "start":
             mark.start = record
         elif kind == "end":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -246,12 +247,12 @@ class _Check:
         return tuple(constraints)
 
     def size(self, space: Space | None, sampler: Sampler, allow_large: bool) -> None:
-        """Computed, never enumerated."""
+        """Computed, not enumerated: a product of 10^9 is refused at once."""
         if space is None or allow_large:
             return
         n_seeds = len(self.sections.seeds)
         n_configs = space.grid_size() if sampler.kind == "grid" else sampler.trials or 0
-        if n_configs * n_seeds <= MAX_TRIALS:
+        if n_configs * n_seeds <= MAX_TRIALS or self._fits_by_conditions(space, sampler, n_seeds):
             return
         path = ("space",) if sampler.kind == "grid" else ("sampler", "trials")
         product = f"{n_configs} configs x {n_seeds} seeds = {n_configs * n_seeds} trials"
@@ -260,6 +261,14 @@ class _Check:
             product = f"{sizes}{' x ...' if len(space.dimensions) > 12 else ''} = {product}"
         hint = "take fewer values, or sampler: {kind: random}; --allow-large lifts the limit"
         self.document.add(path, E_SAMPLER, f"expected at most {MAX_TRIALS} trials, got {product}", hint)
+
+    @staticmethod
+    def _fits_by_conditions(space: Space, sampler: Sampler, n_seeds: int) -> bool:
+        """Whether a grid is small enough because of its conditions: counted up to the limit, no further."""
+        if sampler.kind != "grid" or not space.has_conditions:
+            return False
+        most = MAX_TRIALS // n_seeds
+        return sum(1 for _ in islice(space.grid(), most + 1)) <= most
 
     def _add(self, key: str, code: str, message: str, hint: str) -> None:
         self.document.add((key,), code, message, hint, of_key=True)

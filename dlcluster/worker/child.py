@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -108,7 +109,7 @@ def _outcome(state: State, reason: str, code: int, message: str = "", **more: An
 
 
 def describe_failure(error: BaseException, job: Job | None = None) -> dict[str, Any]:
-    """State, reason, message and signature (what makes two failures the same one) of an exception; logs its traceback."""
+    """State, reason, message and signature (what makes two failures one) of an exception, whose traceback is logged."""
     if isinstance(error, SystemExit):
         return _after_exit(error.code)
     if isinstance(error, CommandFailed):
@@ -151,10 +152,8 @@ def print_traceback(error: BaseException) -> None:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except Exception:
         text = "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: {_text_of(error)}\n"
-    try:
+    with contextlib.suppress(OSError, ValueError):  # the disk is full, or the job has closed its stderr
         sys.stderr.write(text)
-    except (OSError, ValueError):
-        pass  # the disk is full, or the job has closed its stderr
 
 
 def _place_of(error: BaseException) -> str:
@@ -173,7 +172,5 @@ def redirect_output(log: Path) -> None:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with contextlib.suppress(OSError, ValueError):
             stream.flush()
-        except (OSError, ValueError):
-            pass

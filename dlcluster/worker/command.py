@@ -50,7 +50,7 @@ def fill_placeholders(template: Sequence[str], values: Mapping[str, Any]) -> lis
 
 
 def parse_line(line: str, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float | int]:
-    """The metrics on a line: those of the declared patterns if there are any, else a JSON object's, else `name=value`."""
+    """The metrics on a line: those of the declared patterns if any are, else a JSON object's, else `name=value`."""
     if patterns:
         found = {name: pattern.search(line) for name, pattern in patterns.items()}
         return {name: number for name, match in found.items() if match and (number := _number(match[1])) is not None}
@@ -95,7 +95,9 @@ class CommandJob:
         if any("{config_file}" in element for element in self.command):
             write_json(config_file, {**params, "seed": run.seed}, durable=False)
         try:
-            self._run_program(run, fill_placeholders(self.command, {**params, **names}), self._environment(params, names))
+            self._run_program(
+                run, fill_placeholders(self.command, {**params, **names}), self._environment(params, names)
+            )
         finally:
             config_file.unlink(missing_ok=True)
 

@@ -133,7 +133,7 @@ class Forker:
             self._channel.connection.settimeout(0)
             self._drain_channel()
         self._forget_child()
-        return self._outcome or message
+        return {**message, **self._outcome} if self._outcome else message
 
     def _drain_channel(self) -> None:
         try:

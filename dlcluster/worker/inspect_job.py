@@ -1,4 +1,4 @@
-"""`python -m dlcluster.worker.inspect_job JOB ROOT`: import a job and say what it takes, as one JSON line on fd 3.
+"""`python -m dlcluster.worker.inspect_job JOB ROOT FD`: import a job and write what it takes to FD as a JSON line.
 
 A process of its own, because the import runs the user's code: it may print, hang, exit, or need 8 GB.
 """
@@ -10,8 +10,6 @@ import os
 import sys
 import traceback
 from pathlib import Path
-
-REPLY_FD = 3
 
 
 def inspect(reference: str, root: Path) -> dict[str, object]:
@@ -36,5 +34,5 @@ def _user_place(error: BaseException, root: Path) -> str:
 if __name__ == "__main__":
     sys.dont_write_bytecode = True
     reply = inspect(sys.argv[1], Path(sys.argv[2]))
-    os.write(REPLY_FD, json.dumps(reply).encode() + b"\n")
+    os.write(int(sys.argv[3]), json.dumps(reply).encode() + b"\n")
     os._exit(0)

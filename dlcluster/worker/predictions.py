@@ -26,7 +26,9 @@ def npz_bytes(ids: Sequence[Any], correct: Sequence[Any] | None, scores: Sequenc
     if len(ids_array) and (ids_array[1:] == ids_array[:-1]).any():
         raise ValueError("run.predictions: ids must be distinct")
     if ids_array.dtype.kind in "iu" and len(ids_array):
-        ids_array = ids_array.astype(np.result_type(np.min_scalar_type(ids_array[0]), np.min_scalar_type(ids_array[-1])))
+        ids_array = ids_array.astype(
+            np.result_type(np.min_scalar_type(ids_array[0]), np.min_scalar_type(ids_array[-1]))
+        )
     values = _checked_correct(values) if correct is not None else values.astype(np.float32)
     buffer = io.BytesIO()
     write = np.savez_compressed if ids_array.nbytes + values.nbytes >= COMPRESS_FROM_BYTES else np.savez

@@ -1,7 +1,8 @@
-"""What a worker says about itself, one small file rewritten now and then, and the markers by which it is told things."""
+"""What a worker says about itself, in one small file rewritten now and then, and the markers that tell it things."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -47,10 +48,8 @@ class Pulse:
         """The last beat. Says nothing if it cannot: the run directory may be gone or full."""
         self._beat.update(current=None, ended=reason or "done")
         self.release_space()
-        try:
+        with contextlib.suppress(OSError):
             self._write()
-        except OSError:
-            pass
 
     def working_on(self, trial_id: str, attempt: int) -> None:
         """Said before the claim, so that a claim is never without an owner."""
@@ -125,10 +124,8 @@ class Pulse:
 
     def release_space(self) -> None:
         """Give the spare blocks back, so that a last record fits on a full disk."""
-        try:
+        with contextlib.suppress(OSError):
             self.dir.spare.unlink(missing_ok=True)
-        except OSError:
-            pass
 
     def has_space(self) -> bool:
         """Probe by writing: whether there is room again for records."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -106,7 +107,5 @@ class Recorder:
 
 
 def sync_if_there(path: Path) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         sync_file(path)
-    except FileNotFoundError:
-        pass

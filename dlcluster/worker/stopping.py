@@ -6,6 +6,7 @@ training code sees it in `run.should_stop()` or when it logs or saves.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -84,10 +85,8 @@ def _prctl(option: int, value: int) -> None:
 
 def kill_group(pid: int, number: int) -> None:
     """Signal a process group that we started; no error if it is gone."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def children_of(pid: int) -> list[int]:

@@ -85,6 +85,11 @@ def test_adam_learns_too():
     assert trained(lr=0.003, optimizer="adam", epochs=8).rows[-1]["val_accuracy"] > 0.9
 
 
+@pytest.mark.parametrize("change", [{"hidden": 32}, {"batch_size": 50}, {"momentum": 0.5}, {"weight_decay": 0.1}])
+def test_every_parameter_counts(change):
+    assert trained(epochs=2, **change).rows != trained(epochs=2).rows
+
+
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(ValueError, match="'sgd' or 'adam', got 'sdg'"):
         trained(optimizer="sdg")

@@ -272,6 +272,10 @@ def test_a_tracked_folder_that_became_a_link_is_not_followed(root, tmp_path):
     (root / "lib").symlink_to(tmp_path / "other")
     with pytest.raises(UsageError, match="'lib' -> "):
         snap(root)
+    (root / "lib").unlink()
+    put(root, "other/a.py")
+    (root / "lib").symlink_to("other")
+    assert names(snap(root)) == {"jobs/train.py", "setup.cfg", "other/a.py", "lib"}
 
 
 def test_sockets_and_pipes_are_left_out(root, listing, monkeypatch):
@@ -360,8 +364,9 @@ def test_another_owners_repository_is_read_without_git_and_the_user_is_told(root
 
 def test_inside_a_git_hook_the_right_repository_is_read(root, tmp_path, monkeypatch):
     git(root, "init", "-q")
-    put(tmp_path, "other/secret.py")
+    put(tmp_path, "other/lib.py")
     git(tmp_path / "other", "init", "-q")
+    put(tmp_path, "other/.git/info/exclude", "jobs/\n")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other/.git"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other/.git/index"))
     assert names(snap(root)) == {"jobs/train.py", "setup.cfg"}
@@ -409,6 +414,19 @@ def test_a_change_while_copying_names_the_snapshot_by_what_was_copied(root, monk
     assert names(shot) == {"setup.cfg"}
     assert verify_snapshot(shot.path, shot.hash)
     assert "changed while it was copied" in shot.notes[0]
+
+
+def test_a_file_that_disappears_before_it_is_read_is_no_error(root, monkeypatch):
+    select = snapshot.select_files
+
+    def select_then_delete(*arguments):
+        selection = select(*arguments)
+        (root / "setup.cfg").unlink()
+        return selection
+
+    monkeypatch.setattr(snapshot, "select_files", select_then_delete)
+    shot = snap(root)
+    assert names(shot) == {"jobs/train.py"} and verify_snapshot(shot.path, shot.hash)
 
 
 def test_commands_at_the_same_time_end_with_one_whole_snapshot(root, monkeypatch):

@@ -53,7 +53,9 @@ def folder(tmp_path_factory):
 @given(value=VALUES, flow=st.booleans())
 @settings(deadline=None)
 def test_what_is_written_as_yaml_comes_back(folder, value, flow):
-    document = loaded(folder, yaml.dump(value, Dumper=Quoting, allow_unicode=True, default_flow_style=flow, sort_keys=False))
+    document = loaded(
+        folder, yaml.dump(value, Dumper=Quoting, allow_unicode=True, default_flow_style=flow, sort_keys=False)
+    )
     assert document.problems == []
     assert document.data == value
     assert json.dumps(document.data) == json.dumps(value)
@@ -156,7 +158,9 @@ def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("value", ["15:00", "1:90:00", "15", "m", "", "-5m", "5 minutes", 30, 1.5, True, None, [], "1e3s"])
+@pytest.mark.parametrize(
+    "value", ["15:00", "1:90:00", "15", "m", "", "-5m", "5 minutes", 30, 1.5, True, None, [], "1e3s"]
+)
 def test_no_durations(value):
     with pytest.raises(ValueError, match="duration"):
         parse_duration(value)

@@ -1,0 +1,202 @@
+"""What tests of whole sweeps share: a small project, the command a user types, and an oracle over the run directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlcluster.run_dir import Plan, SweepDir
+from dlcluster.trial import Trial
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent
+COUNTER = HERE / "counter.py"
+FINAL = ("completed", "failed", "stopped", "cancelled")
+
+
+@dataclass
+class Project:
+    """A project folder with the counter job and one spec, and a runs directory beside it."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def spec(self) -> Path:
+        return self.root / "sweep.yaml"
+
+    @property
+    def sweep(self) -> SweepDir:
+        return SweepDir(self.runs / "count")
+
+    def write_spec(self, spec: Mapping[str, Any] | None = None, **changes: Any) -> None:
+        """JSON is YAML: the spec as a mapping, with top-level keys replaced."""
+        value = {**default_spec(), **(spec or {}), **changes}
+        self.spec.write_text(json.dumps({k: v for k, v in value.items() if v is not None}))
+
+    def environment(self) -> dict[str, str]:
+        paths = [str(REPOSITORY), *filter(None, [self.env.get("PYTHONPATH"), os.environ.get("PYTHONPATH")])]
+        return {**os.environ, **self.env, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100"}
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """A command that goes on running; its output is kept for `communicate`."""
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "dlcluster", *arguments],
+            cwd=self.root,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    def run(self, *arguments: str, code: int | None = 0, timeout: float = 120, **options: Any) -> Finished:
+        """A command to its end; fails the test if it leaves with another code (None: any)."""
+        process = self.start(*arguments, **options)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        finished = Finished(process.returncode, out, err)
+        assert code is None or finished.code == code, f"{arguments}: {finished}"
+        return finished
+
+    def run_sweep(self, *more: str, **options: Any) -> Finished:
+        return self.run("sweep", "sweep.yaml", *more, **options)
+
+    def plan(self) -> Plan:
+        return self.sweep.read_plan()
+
+    def trials(self) -> tuple[Trial, ...]:
+        return self.plan().trials
+
+    def status(self) -> dict[str, Any]:
+        return json.loads(self.run("status", "count", "--json").out)
+
+    def rows(self, trial: Trial, attempt: int) -> list[dict[str, Any]]:
+        return self.sweep.trial(trial).attempt(attempt).read()[0]
+
+    def ends(self, trial: Trial) -> list[str]:
+        """`completed`, `failed killed(9)`, ... of each attempt; "" for one without an end."""
+        attempts = self.sweep.trial(trial).attempts()
+        found = [next((r for r in a.read()[0] if r["kind"] == "end"), None) for a in attempts]
+        return [f"{end['state']} {end['reason']}".strip() if end else "" for end in found]
+
+    def history(self, trial: Trial) -> list[tuple[int, float]]:
+        """Step and loss of the rows that count."""
+        return [(row["step"], row["metrics"]["loss"]) for row in self.sweep.trial(trial).history().metrics]
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+def default_spec() -> dict[str, Any]:
+    return {
+        "name": "count",
+        "job": "counter",
+        "objective": {"metric": "loss", "goal": "minimize"},
+        "sampler": {"kind": "grid"},
+        "space": {"start": [1.0, 2.0]},
+        "fixed": {"steps": 6, "every": 2, "pause": 0.0},
+        "launch": {"parallel": 2},
+    }
+
+
+def make_project(folder: Path) -> Project:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "setup.cfg").write_text("")
+    shutil.copy(COUNTER, folder / "counter.py")
+    project = Project(folder)
+    project.write_spec()
+    return project
+
+
+def expected_history(start: float, steps: int) -> list[tuple[int, float]]:
+    """What the counter job logs if nothing ever disturbs it."""
+    return [(step, start / step) for step in range(1, steps + 1)]
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+    """Poll with a deadline; says what it was waiting for."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"waited {timeout:g} s in vain for {what}")
+
+
+def processes_with(token: str) -> list[int]:
+    """The processes, zombies aside, whose command line or environment holds the text."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if state != "Z" and token.encode() in text:
+            found.append(int(entry.name))
+    return found
+
+
+def strict_json(text: str) -> Any:
+    def refuse(name: str) -> Any:
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def check_oracle(project: Project, allowed_failures: Sequence[str] = ()) -> None:
+    """O1 one state a trial, O2 no step lost or doubled, O4 one attempt at a time, O5 files sound, O6 nothing alive."""
+    fixed = project.plan().spec["fixed"]
+    for trial in project.trials():
+        ends = project.ends(trial)
+        assert ends, f"{trial.id} was never started"
+        assert ends[-1].split()[0] in FINAL, f"{trial.id}: {ends}"
+        if ends[-1] == "completed":
+            assert project.history(trial) == expected_history(trial.params["start"], fixed["steps"]), trial.id
+        else:
+            assert ends[-1] in allowed_failures, f"{trial.id}: {ends}"
+        check_attempts_do_not_overlap(project, trial)
+    check_files(project.sweep.path)
+    wait_until(lambda: not processes_with(str(project.root)), f"the end of all processes of {project.root}", 10)
+
+
+def check_attempts_do_not_overlap(project: Project, trial: Trial) -> None:
+    attempts = project.sweep.trial(trial).attempts()
+    for earlier, later in zip(attempts, attempts[1:], strict=False):
+        begun = next(r["time"] for r in later.read()[0] if r["kind"] == "start")
+        last = max((r["time"] for r in earlier.read()[0]), default=0.0)
+        assert last <= begun, f"{trial.id}: attempt {earlier.number} wrote after attempt {later.number} had begun"
+
+
+def check_files(path: Path) -> None:
+    """Every JSON file and every complete line is strict JSON, and no scratch file is left over."""
+    for file in path.rglob("*"):
+        assert not file.name.endswith(".tmp"), f"left over: {file}"
+        if file.suffix == ".json" and "code" not in file.relative_to(path).parts[:1]:
+            strict_json(file.read_text())
+        elif file.suffix == ".jsonl":
+            for line in file.read_text().splitlines():
+                strict_json(line)
