@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from dlcluster.spec.names import is_secret
@@ -174,7 +174,7 @@ class Sampler(_Section):
 
 
 class Launch(_Section):
-    """What workers get; none of it changes a result. `grace` in seconds."""
+    """What workers get; none of it changes a result. `grace`, `time` and `margin` in seconds."""
 
     executor: Annotated[Literal["local"], BeforeValidator(_text)] = "local"
     parallel: Count | None = None
@@ -186,7 +186,18 @@ class Launch(_Section):
         default_factory=dict
     )
     grace: Annotated[float, BeforeValidator(_duration)] = 30.0
+    time: Annotated[float, BeforeValidator(_duration)] | None = None
+    margin: Annotated[float, BeforeValidator(_duration)] | None = None
     max_attempts: Count = 3
+
+    @model_validator(mode="after")
+    def _time_exceeds_margin(self) -> Launch:
+        if self.time is not None and self.margin is not None and self.margin >= self.time:
+            raise complaint(
+                f"expected a margin shorter than the time, got margin {self.margin:g} s and time {self.time:g} s",
+                "a worker asks its trial to stop at time - margin; without margin: it is 2 min, or half the time",
+            )
+        return self
 
 
 class Sections(_Section):

@@ -28,16 +28,11 @@ class Parameter:
     when: tuple[Condition, ...] = ()
 
     def exists(self, config: Mapping[str, Any]) -> bool:
-        return all(name in config and any(_same(config[name], v) for v in values) for name, values in self.when)
+        return all(name in config and config[name] in values for name, values in self.when)
 
     def to_json(self) -> Any:
         row = self.distribution.to_json()
         return row | {"when": {name: list(values) for name, values in self.when}} if self.when else row
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equality without `1 == True`."""
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Constraint:
             return True
         try:
             result = self._holds(config)
-        except (ArithmeticError, ValueError, TypeError) as error:
+        except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
             reason = error.message if isinstance(error, WhereError) else str(error)
             raise WhereError(f"{reason}, for the config {self._values(config)}") from None
         if not isinstance(result, bool):

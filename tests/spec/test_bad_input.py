@@ -1,5 +1,7 @@
 """The bad input matrix: for each row the place, the code and the words of the message, within two seconds."""
 
+# ruff: noqa: E501 - one row of the matrix in one line
+
 from __future__ import annotations
 
 import json
@@ -143,6 +145,7 @@ SCHEMA_ROWS = {
     "40-job-path": ("name: t\njob: ../digits.py\nobjective: {metric: a, goal: maximize}\n", r":2:6: error\[E203\] job: expected a path below"),
     "40-job": ("name: t\njob: python train.py --x\nobjective: {metric: a, goal: maximize}\n", r"job: expected a job such as"),
     "49": (HEAD + "launch: {grace: 15:00}\n", r":4:17: error\[E203\] launch.grace: ambiguous duration: MM:SS or HH:MM\?, got '15:00'\n  hint: write 15m, 0:15:00 or 15h"),
+    "51": (HEAD + "launch: {time: 1m, margin: 60s}\n", r"margin shorter than the time, got margin 60 s and time 60 s"),
     "49-quoted": (HEAD + 'launch: {grace: "15:00"}\n', r"ambiguous duration"),
     "49-number": (HEAD + "launch: {grace: 30}\n", r"expected a duration such as 90s.*got 30\n  hint: a number needs a unit: 30s"),
     "metrics-groups": (COMMAND + "metrics: {a: 'loss .*'}\n", r":4:14: error\[E203\] metrics.a: .*exactly one group, this one has 0"),

@@ -7,7 +7,8 @@ import pytest
 from dlcluster.spec.job_check import check_parameters, fill_placeholders
 from dlcluster.spec.schema import load_spec
 
-BODY = "sampler: {kind: random, trials: 4}\nspace:\n  lr: [1, 2]\n  m: {choice: [1, 2], when: {lr: 1}}\nfixed: {epochs: 3}\n"
+BODY = "sampler: {kind: random, trials: 4}\n"
+BODY += "space:\n  lr: [1, 2]\n  m: {choice: [1, 2], when: {lr: 1}}\nfixed: {epochs: 3}\n"
 OPTIONAL, REQUIRED = {"required": False}, {"required": True}
 
 

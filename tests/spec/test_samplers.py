@@ -115,6 +115,15 @@ def test_the_first_trials_do_not_change_when_there_are_more(load, kind, limit):
     assert many.n_drawn >= 300 / limit * 0.8
 
 
+def test_sobol_skips_refused_points_and_nothing_else(load):
+    space = load(CONSTRAINED % ("sobol", 5)).space
+    plain = draw_configs(space, "sobol", 5, 16_384, None).configs
+    accepted = [config for config in plain if config["x"] < 0.01]
+    drawn = draw_configs(space, "sobol", 5, 100, lambda config: config["x"] < 0.01)
+    assert drawn.configs == accepted[:100]
+    assert drawn.n_drawn == plain.index(accepted[99]) + 1
+
+
 @pytest.mark.parametrize("kind", ["random", "sobol"])
 def test_a_constraint_that_accepts_everything_changes_nothing(load, kind):
     space = load(CONSTRAINED % (kind, 5)).space

@@ -12,9 +12,16 @@ from dlcluster.spec.samplers import draw_units
 
 UNITS = draw_units("random", 0, 20_000, 1)[:, 0]
 EDGES = np.array([0.0, 2.0**-53, 0.5, 1 - 2.0**-53])
-FINITE = st.floats(-1e300, 1e300)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 POSITIVE = st.floats(1e-300, 1e300)
 UNIT_ARRAYS = st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=5).map(np.array)
+
+
+def test_the_widest_range_of_all():
+    largest = 1.7976931348623157e308
+    values = Uniform(-largest, largest, log=False).values(UNITS[:100])
+    assert len(set(values)) == 100
+    assert np.isfinite(values).all()
 
 
 def ordered(values):

@@ -135,7 +135,8 @@ def test_a_parameter_with_a_dot_is_named_in_the_hint():
 
 
 WORDS = st.sampled_from(
-    ["lr", "opt", "bn", "9", "**", "*", "-", "(", ")", "[", "]", "'a'", ".", "__class__", "in", "not", "and", "or", "<", "==",
+    ["lr", "opt", "bn", "9", "**", "*", "-", "(", ")", "[", "]", "'a'", ".", "__class__", "in", "not", "and", "or",
+     "<", "==",
      "lambda", ":", "exec", "open", "('x')", "if", "else", ",", "{", "}", "max", "log", " ", "is", "0", "//", "%", "@"]
 )  # fmt: skip
 
