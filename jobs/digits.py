@@ -22,7 +22,9 @@ PIXELS = (DIGITS.data / 16).astype(np.float32)  # (1797, 64), from 0 to 1
 LABELS = DIGITS.target  # (1797,), from 0 to 9
 
 
-def train(run, *, lr=0.01, hidden=64, epochs=15, batch_size=64, optimizer="sgd", momentum=0.9, weight_decay=0.0):
+def train(
+    run, *, lr=0.01, hidden=64, epochs=15, batch_size=64, optimizer="sgd", momentum=0.9, weight_decay=0.0, save_every=5
+):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     images, labels = load_part(TRAIN, device)
     validation = load_part(VALIDATION, device)
@@ -53,11 +55,10 @@ def train(run, *, lr=0.01, hidden=64, epochs=15, batch_size=64, optimizer="sgd",
         )
         if epoch + 1 == epochs:  # which images the final model reads rightly: makes fair comparisons and intervals
             run.predictions("validation", VALIDATION, correct=correct)
-        # All that the next epoch depends on, so that an interrupted trial ends with the very same numbers.
-        run.save(
-            {"model": model.state_dict(), "optimizer": descent.state_dict(), "shuffle": shuffle.get_state()},
-            epoch=epoch + 1,
-        )
+        if run.should_stop() or (save_every and (epoch + 1) % save_every == 0):
+            # All that the next epoch depends on, so that an interrupted trial ends with the very same numbers.
+            state = {"model": model.state_dict(), "optimizer": descent.state_dict(), "shuffle": shuffle.get_state()}
+            run.save(state, epoch=epoch + 1)
 
 
 def load_part(items, device):

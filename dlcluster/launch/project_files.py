@@ -16,13 +16,13 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 from pathspec import GitIgnoreSpec
 
 from dlcluster.errors import UsageError, shown
+from dlcluster.secret_files import looks_secret
 
 MAX_BYTES = 200 * 1000**2
 MAX_FILES = 20_000
@@ -43,11 +43,6 @@ NEVER_CODE = GitIgnoreSpec.from_lines(
         # emacs leaves a dangling link `.#name`, and vim a file `.name.swp`, beside every file that is being edited
         *(".#*", ".*.sw[op]", "*~"),
     ]
-)
-SECRET_FOLDERS = frozenset({".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".ssh"})
-SECRET_FILES = (
-    *(".env*", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
-    *(".netrc", "_netrc", ".git-credentials", ".pgpass", ".pypirc", ".npmrc", ".htpasswd", "credentials.json"),
 )
 
 
@@ -107,14 +102,6 @@ class _Rules:
 
     def hides_secret(self, name: str) -> bool:
         return looks_secret(name) and self.wishes.check_file(name).include is not False
-
-
-def looks_secret(name: str) -> bool:
-    """Whether a file (its path relative to the project) is of a kind that holds passwords or keys, by its name."""
-    path = PurePosixPath(name.lower())
-    if SECRET_FOLDERS.intersection(path.parts[:-1]) or any(fnmatch(path.name, p) for p in SECRET_FILES):
-        return True
-    return path.name.startswith("id_") and not path.suffix  # as ssh-keygen names keys; `id_map.py` is code
 
 
 def _is_environment(path: Path) -> bool:

@@ -17,9 +17,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+
+from dlcluster.secret_files import looks_secret
 
 MAX_DIFF_BYTES = 200_000
 MAX_LISTING_BYTES = 1_000_000
@@ -52,11 +53,6 @@ SECRET_TEXT = re.compile(
     r"|\b(?:(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[A-Za-z0-9_-]{30,}|sk-[A-Za-z0-9_-]{20,}|xox[abprs]-[A-Za-z0-9-]{10,})"
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # a JSON web token
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-)
-SECRET_FOLDERS = frozenset({".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".ssh"})
-SECRET_FILES = (  # the same as in launch/project_files.py
-    *(".env*", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
-    *(".netrc", "_netrc", ".git-credentials", ".pgpass", ".pypirc", ".npmrc", ".htpasswd", "credentials.json"),
 )
 
 
@@ -113,14 +109,6 @@ def _hide_header(argument: str) -> str:
     """`X-Api-Key: abc` as `X-Api-Key: ***`."""
     name, colon, _ = argument.partition(":")
     return f"{name}: {HIDDEN}" if colon and re.fullmatch(r"[\w-]+", name) and SECRET_NAME.search(name) else argument
-
-
-def looks_secret(name: str) -> bool:
-    """Whether a file (its path relative to the project) is of a kind that holds passwords or keys, by its name."""
-    path = PurePosixPath(name.lower())
-    if SECRET_FOLDERS.intersection(path.parts[:-1]) or any(fnmatch(path.name, p) for p in SECRET_FILES):
-        return True
-    return path.name.startswith("id_") and not path.suffix
 
 
 def allowed_environment() -> dict[str, str]:

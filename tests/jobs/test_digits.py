@@ -33,6 +33,9 @@ class FakeRun:
         if metrics["epoch"] == self.stop_at_epoch:
             raise Stopped("interrupted", "stop_requested", 75)
 
+    def should_stop(self):
+        return False
+
     def save(self, state, *, epoch):
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -45,7 +48,7 @@ class FakeRun:
 
 def trained(seed=0, checkpoint=None, **params):
     run = FakeRun(seed, checkpoint)
-    digits.train(run, **params)
+    digits.train(run, **{"save_every": 1, **params})
     return run
 
 
@@ -160,7 +163,7 @@ def test_a_finished_trial_does_nothing_more():
 def test_the_request_to_stop_passes_through():
     run = FakeRun(stop_at_epoch=2)
     with pytest.raises(Stopped):
-        digits.train(run, epochs=5)
+        digits.train(run, epochs=5, save_every=1)
     assert len(run.rows) == 2 and list(run.checkpoints) == [1]
 
 
