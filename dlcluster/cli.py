@@ -277,7 +277,9 @@ def tensorboard(run: str, runs_dir: Path, out: Path | None) -> None:
     """Write TensorBoard event files from the journals."""
     from dlcluster.queries import find_sweep, write_event_files
 
-    click.echo(f"tensorboard --logdir {write_event_files(find_sweep(run, runs_dir), out)}")
+    files = write_event_files(find_sweep(run, runs_dir), out)
+    click.echo(f"{files.n_written} trial(s) written, {files.n_left_alone} already had event files of their training")
+    click.echo(f"tensorboard --logdir {files.logdir}")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -14,13 +14,18 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# NFS clients remember for up to 60 s that a name did not exist.
+NEGATIVE_CACHE_S = 90.0
 
 _file_mode, _dir_mode = 0o600, 0o700
 
@@ -35,6 +40,21 @@ def is_disk_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of calls that know a file descriptor only are given the name of the file."""
+    try:
+        yield
+    except OSError as error:
+        _name(error, path)
+        raise
+
+
+def _name(error: OSError, path: Path) -> None:
+    if error.filename is None:
+        error.filename = str(path)
+
+
 def write_all(fd: int, data: bytes) -> None:
     """`os.write` may write less than asked and only fail the next time: loop until all is written or it raises."""
     view = memoryview(data)
@@ -44,20 +64,22 @@ def write_all(fd: int, data: bytes) -> None:
 
 def sync_dir(path: Path) -> None:
     """Make the entries of a folder (new names, renames) survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with _named(path):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def sync_file(path: Path) -> None:
     """Make what any process has written to a file survive a power cut."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with _named(path):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def make_dir(path: Path) -> None:
@@ -97,23 +119,27 @@ def replace_when_done(target: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     name = f".{target.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     scratch = target.with_name(name)
-    os.close(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _file_mode))
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _file_mode)
     try:
+        with _named(scratch):
+            os.close(fd)
         if _file_mode != 0o600:
             os.chmod(scratch, _file_mode)
         yield scratch
         if durable:
             sync_file(scratch)
         os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(scratch)
+        raise
     if durable:
         sync_dir(target.parent)
 
 
 def write_bytes(target: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace a file's content as a whole."""
-    with replace_when_done(target, durable=durable) as scratch:
+    with replace_when_done(target, durable=durable) as scratch, _named(target):
         fd = os.open(scratch, os.O_WRONLY | os.O_CLOEXEC)
         try:
             write_all(fd, data)
@@ -122,7 +148,7 @@ def write_bytes(target: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def write_text(target: Path, text: str, *, durable: bool = True) -> None:
-    write_bytes(target, text.encode(), durable=durable)
+    write_bytes(target, text.encode(errors="replace"), durable=durable)
 
 
 def write_json(target: Path, value: Any, *, durable: bool = True) -> None:
@@ -130,8 +156,9 @@ def write_json(target: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def json_line(row: dict[str, Any]) -> bytes:
-    """One record as strict JSON (never NaN or Infinity) with its newline."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    """One record as strict JSON (never NaN or Infinity, nor half a surrogate pair) with its newline."""
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode(errors="replace") + b"\n"
 
 
 def write_json_lines(target: Path, rows: list[dict[str, Any]]) -> None:
@@ -143,10 +170,15 @@ class AppendFile:
     """An append-only file with one writer at a time. A line is either written whole or cut off again."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._is_torn = path, False
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self.fd = os.open(path, flags, _file_mode)
-        self._start_on_a_fresh_line()
+        try:
+            self._start_on_a_fresh_line()
+        except OSError as error:
+            _name(error, path)
+            os.close(self.fd)
+            raise
 
     def _start_on_a_fresh_line(self) -> None:
         size = os.fstat(self.fd).st_size
@@ -155,23 +187,38 @@ class AppendFile:
 
     def write(self, data: bytes) -> None:
         """Append in one `write()`; when the disk fills in the middle, cut the torn tail off again and raise."""
-        written = os.write(self.fd, data)
-        if written == len(data):
-            return
+        if self._is_torn:
+            data = b"\n" + data
+        try:
+            written = os.write(self.fd, data)
+            if written != len(data):
+                self._write_rest(data, written)
+        except OSError as error:
+            _name(error, self.path)
+            raise
+        self._is_torn = False
+
+    def _write_rest(self, data: bytes, written: int) -> None:
+        begin, was_torn = os.fstat(self.fd).st_size - written, self._is_torn
         try:
             write_all(self.fd, data[written:])
         except OSError:
-            os.ftruncate(self.fd, os.fstat(self.fd).st_size - written)
+            self._is_torn = True
+            with suppress(OSError):  # not even that: then the next line starts with a newline
+                os.ftruncate(self.fd, begin)
+                self._is_torn = was_torn
             raise
 
     def write_row(self, row: dict[str, Any]) -> None:
         self.write(json_line(row))
 
     def sync(self) -> None:
-        os.fsync(self.fd)
+        with _named(self.path):
+            os.fsync(self.fd)
 
     def close(self) -> None:
-        os.close(self.fd)
+        with _named(self.path):
+            os.close(self.fd)
 
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:
@@ -191,6 +238,100 @@ def open_log(path: Path) -> int:
 def reserve_space(path: Path, n_bytes: int) -> None:
     """Occupy real blocks, so that there is room for a last record when the disk is full."""
     write_bytes(path, os.urandom(n_bytes), durable=False)
+
+
+@contextmanager
+def open_to_read(path: Path) -> Iterator[int]:
+    """A file descriptor of a regular file. Raises OSError for anything else: a FIFO would make us wait for ever."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        with _named(path):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            yield fd
+    finally:
+        os.close(fd)
+
+
+def again_if_stale(read: Callable[[], T]) -> T:
+    """What `read` returns. On a network disk a file may be replaced while it is open: then it is opened once more."""
+    try:
+        return read()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return read()
+
+
+def read_bytes(path: Path, offset: int = 0) -> bytes:
+    """All bytes of a regular file from an offset on."""
+    return again_if_stale(lambda: _read_bytes(path, offset))
+
+
+def _read_bytes(path: Path, offset: int) -> bytes:
+    with open_to_read(path) as fd:
+        blocks = []
+        size = max(os.fstat(fd).st_size - offset + 1, 65_536)  # more than expected: a short read is the end
+        while block := os.pread(fd, size, offset):
+            blocks.append(block)
+            offset += len(block)
+            if len(block) < size:
+                break
+    return b"".join(blocks)
+
+
+def read_ends(path: Path, n_bytes: int) -> tuple[bytes, bytes, bool]:
+    """The first and the last `n_bytes` of a file, and whether that is all of it (then both are the same)."""
+    return again_if_stale(lambda: _read_ends(path, n_bytes))
+
+
+def _read_ends(path: Path, n_bytes: int) -> tuple[bytes, bytes, bool]:
+    with open_to_read(path) as fd:
+        head = os.pread(fd, n_bytes, 0)
+        if len(head) < n_bytes:
+            return head, head, True
+        size = os.fstat(fd).st_size
+        return head, os.pread(fd, n_bytes, max(0, size - n_bytes)), size <= n_bytes
+
+
+def find_last_line(path: Path, text: bytes, block: int = 65_536) -> bytes:
+    """The last complete line with this text, read from the end backwards; empty if there is none."""
+    with open_to_read(path) as fd:
+        position, seen = os.fstat(fd).st_size, b""
+        while position > 0:
+            n_bytes = min(block, position)
+            position -= n_bytes
+            seen = os.pread(fd, n_bytes, position) + seen
+            at = seen.rfind(text, 0, seen.rfind(b"\n") + 1)
+            begin = seen.rfind(b"\n", 0, max(at, 0)) + 1
+            if at >= 0 and (begin or position == 0):
+                return seen[begin : seen.index(b"\n", at)]
+            if at < 0:
+                seen = seen[: seen.find(b"\n") + 1] or seen
+    return b""
+
+
+def appears(path: Path, timeout_s: float = NEGATIVE_CACHE_S) -> bool:
+    """Whether something has this name; for decisions that must not rest on a single failed look-up.
+
+    A network disk remembers for a while that a name did not exist. The list of its folder decides, and what is listed
+    but cannot be looked at yet is waited for.
+    """
+    end = time.monotonic() + timeout_s
+    while not os.path.lexists(path):
+        if not _is_listed(path) or time.monotonic() >= end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _is_listed(path: Path) -> bool:
+    try:
+        return path.name in os.listdir(path.parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return path.parent != path and _is_listed(path.parent)
+    except PermissionError:
+        return False
 
 
 @dataclass
@@ -213,11 +354,9 @@ def read_json_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], 
     A live writer's unfinished last line is no damage and is left for the next call. Bytes of zero, as file systems
     leave them after a power cut, are dropped around a record.
     """
-    with open(path, "rb") as file:
-        file.seek(offset)
-        complete, _newline, _unfinished = file.read().rpartition(b"\n")
+    complete, newline, _unfinished = read_bytes(path, offset).rpartition(b"\n")
     rows, damage, position = [], Damage(path), offset
-    for line in complete.split(b"\n") if complete or _newline else ():
+    for line in complete.split(b"\n") if newline else ():
         row = parse_json_line(line)
         if row is not None:
             rows.append(row)
@@ -239,9 +378,8 @@ def parse_json_line(line: bytes) -> dict[str, Any] | None:
 def read_json(path: Path) -> Any:
     """A JSON file, or None if it is missing or damaged: files that are replaced as a whole are whole or absent."""
     try:
-        with open(path, "rb") as file:
-            return json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
 
 

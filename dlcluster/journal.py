@@ -30,6 +30,7 @@ class State(str, Enum):
     STOPPED = "stopped"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    UNREADABLE = "unreadable"  # no permission, a disk error: nothing is known, so nothing is decided
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,32 @@ class AttemptFacts:
     last_metrics: Mapping[str, Any] | None
     committed_step: int
 
+    @property
+    def is_completed(self) -> bool:
+        return self.end is not None and self.end["state"] == State.COMPLETED.value
+
+
+STATES = tuple(state.value for state in State)
+
+
+def is_sound(row: Mapping[str, Any]) -> bool:
+    """Whether a record has what the readers of its kind rely on. One that has not counts as damage."""
+    match row.get("kind"):
+        case "metrics":
+            return type(row.get("step")) is int and isinstance(row.get("metrics"), dict)
+        case "resume" | "checkpoint":
+            return type(row.get("step")) is int
+        case "end":
+            return row.get("state") in STATES and isinstance(row.get("reason", ""), str)
+        case kind:
+            return isinstance(kind, str)
+
 
 def facts_from_rows(number: int, rows: Iterable[Mapping[str, Any]]) -> AttemptFacts:
     """The facts of an attempt from its records, in the order in which they were written."""
     newest: dict[str, Mapping[str, Any]] = {}
-    for row in rows:
-        newest[row.get("kind", "")] = row
+    for row in filter(is_sound, rows):
+        newest[row["kind"]] = row
     checkpoint = newest.get("checkpoint", {})
     return AttemptFacts(
         number, newest.get("start"), newest.get("end"), newest.get("metrics"), checkpoint.get("step", 0)
@@ -85,7 +106,7 @@ def merge_attempts(rows_by_attempt: Mapping[int, Iterable[Mapping[str, Any]]], d
         went_on_from: int | None = None
         for row in rows_by_attempt[number]:
             kind = row.get("kind")
-            if kind not in ("resume", "metrics") or not isinstance(row.get("step"), int):
+            if kind not in ("resume", "metrics") or not is_sound(row):
                 continue
             if went_on_from is None:
                 went_on_from = row["step"] if kind == "resume" else 0

@@ -21,10 +21,10 @@ class Owners:
         """Whether the attempt's worker still runs; None if only another host could tell."""
         if facts.start is not None:
             return self._is_alive(facts.start)
-        for beat in self.beats():
-            if beat.get("current") == [trial_id, facts.number]:
-                return self._is_alive(beat)
-        return False  # claimed, and its worker died before the first record
+        claimants = [self._is_alive(b) for b in self.beats() if b.get("current") == [trial_id, facts.number]]
+        if True in claimants:  # several may have announced the same claim; one of them has made it
+            return True
+        return None if None in claimants else False  # claimed, and its worker died before the first record
 
     def beats(self) -> list[dict[str, Any]]:
         if self._beats is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcluster.errors import UsageError
 from dlcluster.files import write_text
+from dlcluster.journal import AttemptFacts, TrialState
 from dlcluster.launch.follow import alive_workers
 from dlcluster.launch.status import StateRule, TrialStatus, read_statuses
 from dlcluster.run_dir import Plan, SweepDir
@@ -61,7 +62,13 @@ def aggregate_sweep(sweep: SweepDir) -> tuple[Plan, Any]:
     from dlcluster.results.aggregate import aggregate
 
     plan = sweep.read_plan()
-    return plan, aggregate(sweep, StateRule(sweep, plan))
+    rule = StateRule(sweep, plan)
+
+    def state_of(attempts: Sequence[AttemptFacts]) -> TrialState:
+        started = [facts.start["trial"] for facts in attempts if facts.start]
+        return rule(started[-1] if started else "", attempts)
+
+    return plan, aggregate(sweep, state_of)
 
 
 def make_table(sweep: SweepDir) -> tuple[Table, Any]:
@@ -72,7 +79,8 @@ def make_table(sweep: SweepDir) -> tuple[Table, Any]:
     return comparison_table(results, sweep), results
 
 
-def write_event_files(sweep: SweepDir, out: Path | None) -> Path:
+def write_event_files(sweep: SweepDir, out: Path | None) -> Any:
+    """Where TensorBoard finds the event files that were written, as text, and how many they are."""
     from dlcluster.results.tensorboard import write_tensorboard
 
     _plan, results = aggregate_sweep(sweep)

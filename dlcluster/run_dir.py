@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcluster.errors import DamagedError, UsageError
-from dlcluster.files import Damage, parse_json_line, read_json, read_json_lines
+from dlcluster.files import Damage, appears, find_last_line, parse_json_line, read_ends, read_json, read_json_lines
 from dlcluster.journal import AttemptFacts, History, facts_from_rows, merge_attempts
 from dlcluster.trial import ID_PATTERN, Trial
 
@@ -36,6 +36,7 @@ FORMAT = 1
 TAIL_BYTES = 16_384
 ATTEMPT_PATTERN = re.compile(r"\d{4,}")
 MARKERS = ("stop", "cancel", "hold")
+CHECKPOINT_WORDS = b'"kind":"checkpoint"'
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,25 @@ class AttemptDir:
         return rows, damage
 
     def facts(self) -> AttemptFacts:
-        """How the attempt stands, from the ends of its journal only."""
-        head, tail = self.head_and_tail()
-        return facts_from_rows(self.number, [head, *tail] if head else tail)
-
-    def head_and_tail(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """The first record, and the records in the last 16 KiB: enough to know how an attempt stands."""
+        """How the attempt stands, from the ends of its journal only. Raises OSError if it cannot be read."""
         try:
-            with open(self.journal, "rb") as file:
-                head = parse_json_line(file.readline())
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - TAIL_BYTES))
-                lines = file.read().rpartition(b"\n")[0].split(b"\n")
+            head, tail, is_all = read_ends(self.journal, TAIL_BYTES)
         except (FileNotFoundError, NotADirectoryError):
-            return None, []
-        rows = (parse_json_line(line) for line in (lines if size <= TAIL_BYTES else lines[1:]))
-        return head, [row for row in rows if row is not None]
+            return facts_from_rows(self.number, [])
+        rows = _rows_of(tail if is_all else tail.partition(b"\n")[2])
+        if is_all:
+            return facts_from_rows(self.number, rows)
+        rows = _rows_of(head[: head.find(b"\n") + 1]) + rows
+        facts = facts_from_rows(self.number, rows)
+        if facts.committed_step or facts.is_completed:
+            return facts
+        return facts_from_rows(self.number, _rows_of(find_last_line(self.journal, CHECKPOINT_WORDS) + b"\n") + rows)
+
+
+def _rows_of(data: bytes) -> list[dict[str, Any]]:
+    """The records on the complete lines of a piece of a journal."""
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")
+    return [row for row in map(parse_json_line, lines) if row is not None]
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,8 @@ class SweepDir:
         return TrialDir(self.trials_dir / trial.shard / trial.id)
 
     def has_plan(self) -> bool:
-        return self.plan_file.is_file()
+        """Not from one look-up alone: a plan that was overlooked would be overwritten."""
+        return self.plan_file.is_file() or (appears(self.plan_file) and self.plan_file.is_file())
 
     def read_plan(self) -> Plan:
         """The header and all trials. Raises UsageError if there is no sweep here, DamagedError if it is unreadable."""
@@ -262,19 +267,37 @@ class SweepDir:
             rows, damage, _ = read_json_lines(self.plan_file)
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{self.path}: no sweep here (no plan.jsonl)", "see `--runs-dir`") from None
-        if damage.n_bad_lines or not rows or rows[0].get("kind") != "sweep":
-            raise DamagedError(f"{self.plan_file}: damaged", "run `dlcluster sweep` with its spec again to rewrite it")
-        header = rows[0]
+        if not rows or rows[0].get("kind") != "sweep":
+            raise self._damaged("its first line is not readable")
+        header, n_planned = rows[0], rows[0].get("n_trials", len(rows) - 1)
+        self._refuse_newer(header)
+        if damage.n_bad_lines or n_planned != len(rows) - 1:
+            raise self._damaged(f"{len(rows) - 1} of {n_planned} trials are readable")
+        try:
+            return Plan(header, tuple(Trial.from_json(row) for row in rows[1:]))
+        except KeyError as key:
+            raise self._damaged(f"a trial without {key}") from None
+
+    def _damaged(self, problem: str) -> DamagedError:
+        return DamagedError(
+            f"{self.plan_file}: damaged: {problem}",
+            "move it away and run `dlcluster sweep` with its spec again: finished trials are found, none runs twice",
+        )
+
+    def _refuse_newer(self, header: Mapping[str, Any]) -> None:
+        if not isinstance(header.get("format"), int):
+            raise self._damaged("no format in its first line")
         if header["format"] > FORMAT:
             raise UsageError(
-                f"{self.path}: written by a newer dlcluster (format {header['format']}, this one reads {FORMAT})"
+                f"{self.path}: written by a newer dlcluster (format {header['format']}, this one reads {FORMAT}; "
+                f"name {header.get('name')!r}, {header.get('n_trials', 'unknown')} trials)"
             )
-        return Plan(header, tuple(Trial.from_json(row) for row in rows[1:]))
 
 
 def plan_rows(header: Mapping[str, Any], trials: Iterable[Trial]) -> list[dict[str, Any]]:
     """What `plan.jsonl` holds."""
-    return [{"kind": "sweep", "format": FORMAT, **header}, *(trial.to_json() for trial in trials)]
+    rows = [trial.to_json() for trial in trials]
+    return [{"kind": "sweep", "format": FORMAT, **header, "n_trials": len(rows)}, *rows]
 
 
 def _subfolders(path: Path) -> list[Path]:

@@ -11,8 +11,8 @@ IDENTICAL_FAILURES_THAT_HOLD = 5
 
 # Reasons that say nothing about the trial itself: somebody or something outside ended it, so it goes on.
 OUTSIDE_REASONS = ("killed", "vanished", "disk", "io_lost", "deadline", "stop_requested")
-# Of these, the ones that an orderly stop gives, however often: they use up no budget.
-FREE_REASONS = ("deadline", "stop_requested")
+# Of these, the one that an orderly stop gives, however often: it uses up no budget.
+FREE_REASONS = ("stop_requested",)
 
 
 def kind_of(reason: str) -> str:
@@ -34,7 +34,7 @@ def trial_state(
             return TrialState(State.RUNNING)
         return _unless_used_up(attempts, "vanished", max_attempts)
     state, reason = State(last.end["state"]), last.end.get("reason", "")
-    if state in (State.FAILED, State.INTERRUPTED) and kind_of(reason) in OUTSIDE_REASONS:
+    if state is State.INTERRUPTED or (state is State.FAILED and kind_of(reason) in OUTSIDE_REASONS):
         return _unless_used_up(attempts, reason, max_attempts)
     return TrialState(state, reason)
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -54,11 +55,38 @@ def leave_children(n, pid_file):
         file.write(" ".join(map(str, [*pids, stray.pid])))
 
 
-def train(run, *, start=1.0, steps=6, every=2, pause=0.0, fault="", at=0, deaf=False, children=0, values=None):
+def terminate_a_process():
+    """As a data loader does; it would hang or raise if the process ran a signal handler of ours."""
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    process.start()
+    process.terminate()
+    process.join(5)
+    print("terminated:", process.exitcode, flush=True)
+
+
+def train(
+    run,
+    *,
+    start=1.0,
+    steps=6,
+    every=2,
+    pause=0.0,
+    fault="",
+    at=0,
+    relative=False,
+    deaf=False,
+    ignores_sigterm=False,
+    children=0,
+    values=None,
+):
     state = run.resume()
     step = state["step"] if state else 0
+    at = at + step if relative else at
+    if ignores_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if children:
         leave_children(children, run.dir / "children.txt")
+        terminate_a_process()
     print("starting at", step, flush=True)
     while step < steps:
         step += 1

@@ -48,7 +48,11 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         paths = [str(REPOSITORY), *filter(None, [self.env.get("PYTHONPATH"), os.environ.get("PYTHONPATH")])]
-        return {**os.environ, **self.env, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100"}
+        return {**os.environ, **self.env, "PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "100", **self.token()}
+
+    def token(self) -> dict[str, str]:
+        """What all processes of this project inherit, so that none of them can hide."""
+        return {"DLCLUSTER_TEST_PROJECT": str(self.root)}
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """A command that goes on running; its output is kept for `communicate`."""
@@ -200,3 +204,124 @@ def check_files(path: Path) -> None:
         elif file.suffix == ".jsonl":
             for line in file.read_text().splitlines():
                 strict_json(line)
+
+
+def submit(project: Project, **rules: Any) -> str:
+    """Write the plan and a submission of all that is missing, as `sweep` does, but start nothing."""
+    from dlcluster import pipeline
+    from dlcluster.launch.plan import make_launch_plan
+    from dlcluster.launch.status import read_statuses
+    from dlcluster.launch.submission import make_rules, write_intent
+
+    options = pipeline.SweepOptions(runs_dir=project.runs)
+    spec = pipeline.read_spec(project.spec, options)
+    plan = pipeline.merge_plan(project.sweep, spec, pipeline.expand_spec(spec).trials)
+    launch_plan = make_launch_plan(read_statuses(project.sweep, plan))
+    pipeline.write_plan(project.sweep, plan, spec)
+    code, snapshot = pipeline.store_code(spec, project.sweep, options, pipeline.View())
+    return write_intent(project.sweep, launch_plan.wanted, {**make_rules(plan, code), **rules}, snapshot)
+
+
+def start_worker(project: Project, submission: str, number: int = 0, **options: Any) -> subprocess.Popen[str]:
+    """A worker as an executor starts it. It must be waited for."""
+    worker = f"{submission}-{number:04d}"
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-W", "error", "-m", "dlcluster.worker", str(project.sweep.path)),
+            *("--submission", submission, "--worker", worker),
+        ],
+        **{
+            "env": project.environment(),
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+            "start_new_session": True,
+            **options,
+        },
+    )
+
+
+def run_worker(project: Project, submission: str, number: int = 0, timeout: float = 60, **options: Any) -> Finished:
+    """A worker to its end."""
+    return end_of(start_worker(project, submission, number, **options), timeout)
+
+
+def end_of(process: subprocess.Popen[str], timeout: float = 60) -> Finished:
+    """Wait for a process that `start` or `start_worker` has started."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return Finished(process.returncode, out, err or "")
+
+
+def family(project: Project) -> dict[str, list[int]]:
+    """The living processes of a project: commands, supervisors, zygotes, their children, and others."""
+    found: dict[str, list[int]] = {"command": [], "supervisor": [], "zygote": [], "child": [], "other": []}
+    kinds: dict[int, str] = {}
+    for pid in sorted(processes_with(str(project.root))):
+        kind = _kind_of(pid, kinds)
+        if kind:
+            kinds[pid] = kind
+            found[kind].append(pid)
+    return found
+
+
+def _kind_of(pid: int, kinds: Mapping[int, str]) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    if b"dlcluster" in words:
+        return "command"
+    if b"dlcluster.worker" not in words:
+        return "other"
+    kind_of_child = {"supervisor": "zygote", "zygote": "child", "child": "other"}
+    return kind_of_child.get(kinds.get(parent_of(pid), ""), "supervisor")
+
+
+def parent_of(pid: int) -> int:
+    """The pid of a process's parent, 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def remove_scratch_files(path: Path) -> None:
+    """Those of killed processes: they start with a dot, and no reader looks at them."""
+    for file in path.rglob(".*.tmp"):
+        file.unlink()
+
+
+def summary(project: Project) -> dict[str, list[tuple[int, float]]]:
+    """What a table rests on: the metrics of each trial, by its id."""
+    return {trial.id: project.history(trial) for trial in project.trials()}
+
+
+def undisturbed(project: Project) -> dict[str, list[tuple[int, float]]]:
+    """The summary of a run in which nothing ever went wrong (O3)."""
+    steps = project.plan().spec["fixed"]["steps"]
+    return {trial.id: expected_history(trial.params["start"], steps) for trial in project.trials()}
+
+
+def wait_for_step(project: Project, step: int, n_trials: int = 1, timeout: float = 30.0) -> None:
+    """Until as many trials have logged this step."""
+
+    def n_there() -> int:
+        if not project.sweep.has_plan():
+            return 0
+        return sum(any(s >= step for s, _loss in project.history(trial)) for trial in project.trials())
+
+    wait_until(lambda: n_there() >= n_trials, f"step {step} of {n_trials} trial(s)", timeout)

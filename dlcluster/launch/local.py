@@ -14,10 +14,11 @@ from typing import Any
 
 from dlcluster.errors import WorkerExit
 from dlcluster.files import open_log
-from dlcluster.run_dir import SweepDir
+from dlcluster.run_dir import SweepDir, WorkerDir
 
-HOPELESS = frozenset({WorkerExit.IO_LOST, WorkerExit.BAD_ENVIRONMENT, WorkerExit.DISK})
 MAX_REPLACEMENTS_PER_WORKER = 3
+MAX_ROUNDS_WITHOUT_WORK = 2
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def visible_gpus() -> list[str]:
@@ -72,6 +73,7 @@ class LocalExecutor:
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._n_started = [0] * slots.n_workers
         self._n_deaths = 0
+        self._n_idle_rounds = self._n_ended_before = 0
         self.exit_codes: list[int] = []
         self.is_stopping = False
 
@@ -84,6 +86,8 @@ class LocalExecutor:
         worker = f"{self.submission}-{number:04d}"
         self._n_started[slot] += 1
         log = open_log(self.sweep.submission(self.submission).path / "workers.log")
+        # Inherited: a request that comes before the worker can hear waits until it can, instead of killing it.
+        old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self._running[slot] = subprocess.Popen(
                 [
@@ -97,6 +101,7 @@ class LocalExecutor:
                 start_new_session=True,  # Ctrl-C in the terminal reaches the command only, which then asks politely
             )
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
             os.close(log)
 
     def _environment(self, slot: int) -> dict[str, str]:
@@ -114,21 +119,40 @@ class LocalExecutor:
                 continue
             del self._running[slot]
             self.exit_codes.append(code)
-            if (
-                code < 0
-                and not self.is_stopping
-                and self._n_deaths < MAX_REPLACEMENTS_PER_WORKER * self.slots.n_workers
-            ):
-                self._n_deaths += 1
+            self._n_deaths += code < 0
+            if code < 0 and not self.is_stopping and not self._too_many_died():
                 self._start_worker(slot)
         return bool(self._running)
 
     def start_again(self) -> bool:
         """One more round, for trials that a worker had to leave (its time was up, say). False if that is hopeless."""
-        if self.is_stopping or HOPELESS & set(self.exit_codes):
+        if self.is_stopping or self._too_many_died() or self._were_told_to_end() or not self._work_is_done():
+            return False
+        if any(code > 0 and code != WorkerExit.INTERRUPTED for code in self.exit_codes):
             return False
         self.start()
         return True
+
+    def _too_many_died(self) -> bool:
+        return self._n_deaths > MAX_REPLACEMENTS_PER_WORKER * self.slots.n_workers
+
+    def _were_told_to_end(self) -> bool:
+        """Whether the submission is held, or cancelled as a whole: markers that new workers would not find."""
+        return any(
+            "hold" in markers or ("cancel" in markers and not worker.marker("cancel").read_text().strip())
+            for worker in self._workers()
+            if (markers := worker.markers())
+        )
+
+    def _work_is_done(self) -> bool:
+        """Whether the last rounds have brought any attempt to an end: a time limit may be too short for a start."""
+        n_ended = sum(sum((worker.read_heartbeat() or {}).get("finished", {}).values()) for worker in self._workers())
+        self._n_idle_rounds = 0 if n_ended > self._n_ended_before else self._n_idle_rounds + 1
+        self._n_ended_before = n_ended
+        return self._n_idle_rounds <= MAX_ROUNDS_WITHOUT_WORK
+
+    def _workers(self) -> list[WorkerDir]:
+        return [worker for worker in self.sweep.workers() if worker.path.name.startswith(self.submission)]
 
     def ask_to_stop(self) -> None:
         """The first Ctrl-C: trials save and end. A second call leaves them no time."""

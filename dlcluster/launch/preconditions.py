@@ -20,9 +20,9 @@ def check_place(path: Path, min_free_bytes: int, min_free_inodes: int) -> None:
     _check_owner(path)
     if not there.is_dir():
         raise PreconditionError(f"{there}: is not a folder", "choose another --runs-dir")
+    _check_space(there, min_free_bytes, min_free_inodes)
     if not os.access(there, os.W_OK | os.X_OK):
         raise PreconditionError(f"{there}: no permission to write", "choose another --runs-dir")
-    _check_space(there, min_free_bytes, min_free_inodes)
 
 
 def _check_name(path: Path) -> None:

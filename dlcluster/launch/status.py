@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,10 @@ def read_statuses(sweep: SweepDir, plan: Plan, trials: Iterable[Trial] | None = 
 
 
 def read_status(sweep: SweepDir, trial: Trial, rule: StateRule) -> TrialStatus:
-    facts = [attempt.facts() for attempt in sweep.trial(trial).attempts()]
+    try:
+        facts = [attempt.facts() for attempt in sweep.trial(trial).attempts()]
+    except OSError as error:
+        return TrialStatus(trial, TrialState(State.UNREADABLE, f"{error.strerror}: {error.filename}"), 0)
     state = rule(trial.id, facts)
     if not facts:
         return TrialStatus(trial, state, 0)
@@ -72,7 +76,8 @@ def hold_message(sweep: SweepDir) -> str:
     newest = max((worker.path.name.rpartition("-")[0] for worker in workers), default="")
     for worker in workers:
         if worker.path.name.rpartition("-")[0] == newest and "hold" in worker.markers():
-            return worker.marker("hold").read_text(errors="replace").strip()
+            with suppress(OSError):
+                return worker.marker("hold").read_text(errors="replace").strip()
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import secrets
 import sys
 import time
@@ -9,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dlcluster.errors import SubmissionError
 from dlcluster.files import make_dir, write_json
 from dlcluster.run_dir import Plan, SweepDir
 
 # Enough for a checkpoint of two minutes; a trial that shall save within a time limit needs this much of it.
 DEFAULT_MARGIN_S = 120.0
+ID_TIME = "%Y%m%dT%H%M%S"
 
 
 def make_rules(plan: Plan, code: Path) -> dict[str, Any]:
@@ -36,18 +39,23 @@ def make_rules(plan: Plan, code: Path) -> dict[str, Any]:
         "grace": launch["grace"],
         "max_attempts": launch["max_attempts"],
         "time": launch.get("time"),
-        "margin": DEFAULT_MARGIN_S if margin is None else margin,
+        "margin": default_margin(launch.get("time")) if margin is None else margin,
     }
+
+
+def default_margin(time_s: float | None) -> float:
+    """Seconds before the end of a worker's time at which its trial is asked to stop."""
+    return DEFAULT_MARGIN_S if time_s is None else min(DEFAULT_MARGIN_S, time_s / 2)
 
 
 def write_intent(
     sweep: SweepDir, wanted: Sequence[tuple[str, int]], rules: Mapping[str, Any], snapshot: str | None
 ) -> str:
     """Record, durably, what is about to be started. Returns the id of the submission: ids sort by time."""
-    submission_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    submission_id = next_submission_id(sweep)
     folder = sweep.submission(submission_id)
-    make_dir(folder.path)
     make_shards(sweep, wanted)
+    make_dir(folder.path)
     write_json(
         folder.intent,
         {
@@ -62,9 +70,25 @@ def write_intent(
     return submission_id
 
 
+def next_submission_id(sweep: SweepDir) -> str:
+    """Later than all that are there, also where two follow within a second, or this host's clock is behind."""
+    at = max([time.time(), *(_seconds_of(submission.path.name) + 1 for submission in sweep.submissions())])
+    return f"{time.strftime(ID_TIME, time.gmtime(at))}-{secrets.token_hex(3)}"
+
+
+def _seconds_of(submission_id: str) -> float:
+    """The time in an id; 0 for a folder that is no submission."""
+    try:
+        return calendar.timegm(time.strptime(submission_id.partition("-")[0], ID_TIME))
+    except ValueError:
+        return 0.0
+
+
 def make_shards(sweep: SweepDir, wanted: Sequence[tuple[str, int]]) -> None:
     """Here and not in the worker: a worker makes no folder whose parent is gone, so a deleted run stays deleted."""
     trials = {trial.id: trial for trial in sweep.read_plan().trials}
+    if any(trial_id not in trials for trial_id, _first in wanted):
+        raise SubmissionError(f"{sweep.plan_file}: another command has just replaced the plan", "run this one again")
     for shard in sorted({sweep.trial(trials[trial_id]).path.parent for trial_id, _first in wanted}):
         make_dir(shard)
     make_dir(sweep.workers_dir)

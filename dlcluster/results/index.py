@@ -133,7 +133,7 @@ def load_index(sweep: SweepDir, objective: Objective) -> Index:
             return Index()
         source = pa.OSFile(str(file), "rb")
         n_bytes = int(source.read(PREAMBLE_BYTES))
-        header = orjson.loads(source.read(n_bytes))
+        header = orjson.loads(source.read(min(n_bytes, source.size())))
         is_ours = header["format"] == INDEX_FORMAT and header["objective"] == asdict(objective)
         if not is_ours:
             return Index()

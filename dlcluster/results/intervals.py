@@ -79,9 +79,9 @@ def t_interval(x: ArrayLike, alpha: float = ALPHA) -> Interval:
     return _around(mean, se, n - 1, alpha, "t")
 
 
-def _around(mean: float, se: float, df: float, alpha: float, method: str, note: str = "") -> Interval:
+def _around(mean: float, se: float, df: float, alpha: float, method: str) -> Interval:
     half = float(stats.t.ppf(1 - alpha / 2, df)) * se
-    return Interval(mean, mean - half, mean + half, se, df, method, note)
+    return Interval(mean, mean - half, mean + half, se, df, method)
 
 
 def _finite(x: ArrayLike, n_dimensions: int) -> NDArray[np.float64]:
@@ -151,7 +151,8 @@ def crossed_summary_interval(accuracies: ArrayLike, n_items: int, alpha: float =
     variance = of_seeds + of_items
     parts = of_seeds**2 / max(n_seeds - 1, 1) + of_items**2 / max(n_items - 1, 1)
     df = variance**2 / parts if n_seeds > 1 else inf
-    return _wilson_with(p, variance, df, alpha, "crossed-summary", "conservative: no results per item")
+    interval = _wilson_with(p, variance, df, alpha, "crossed-summary")
+    return replace(interval, note="conservative: no results per item")
 
 
 def _no_variation(p: float, n_items: int, alpha: float) -> Interval:
@@ -159,12 +160,12 @@ def _no_variation(p: float, n_items: int, alpha: float) -> Interval:
     return replace(exact, note="no error seen: exact interval over the items" if p else "no success seen: exact")
 
 
-def _wilson_with(p: float, variance: float, df: float, alpha: float, method: str, note: str = "") -> Interval:
+def _wilson_with(p: float, variance: float, df: float, alpha: float, method: str) -> Interval:
     """Wilson's formula with an effective number of items for n and a t quantile for z (methods for survey data)."""
     n, q = p * (1 - p) / variance, float(stats.t.ppf(1 - alpha / 2, df))
     centre = (p + q * q / (2 * n)) / (1 + q * q / n)
     half = q * sqrt(p * (1 - p) / n + q * q / (4 * n * n)) / (1 + q * q / n)
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), sqrt(variance), df, method, note)
+    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), sqrt(variance), df, method)
 
 
 def crossed_t_interval(y: ArrayLike, alpha: float = ALPHA) -> Interval:

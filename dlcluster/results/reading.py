@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,12 @@ from typing import Any
 
 import orjson
 
-from dlcluster.files import parse_json_line
-from dlcluster.journal import AttemptFacts, State
+from dlcluster.files import again_if_stale, open_to_read, parse_json_line
+from dlcluster.journal import AttemptFacts, is_sound
 from dlcluster.results.series import EMPTY, Series, is_valid, merge, series_from_records
 from dlcluster.run_dir import ATTEMPT_PATTERN, AttemptDir, TrialDir
 
 NOT_A_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-STATES = {state.value for state in State}
-# O_NONBLOCK: opening a FIFO must not wait for a writer
-READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Unreadable(Exception):
@@ -104,7 +100,7 @@ def list_attempts(trial: TrialDir) -> list[AttemptDir]:
 def stat_journal(attempt: AttemptDir) -> os.stat_result | None:
     """None if there is no journal (yet). Raises Unreadable if it is no file of ours, or can not be looked at."""
     try:
-        now = os.stat(attempt.journal, follow_symlinks=False)
+        now = os.stat(attempt.journal)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -167,7 +163,12 @@ def _read_on(reading: TrialReading, attempt: AttemptDir, mark: AttemptMark) -> N
         return
     data, now = opened
     found = _parse_lines(data, mark.offset, mark.number)
-    mark.inode, mark.size, mark.mtime_ns, mark.offset = now.st_ino, now.st_size, now.st_mtime_ns, mark.offset + len(data)
+    mark.inode, mark.size, mark.mtime_ns, mark.offset = (
+        now.st_ino,
+        now.st_size,
+        now.st_mtime_ns,
+        mark.offset + len(data),
+    )
     mark.n_bad_lines += len(found.bad)
     if found.bad and mark.first_bad_offset is None:
         mark.first_bad_offset = found.bad[0]
@@ -182,27 +183,19 @@ def _read_on(reading: TrialReading, attempt: AttemptDir, mark: AttemptMark) -> N
 
 def _read_lines(path: Path, offset: int) -> tuple[bytes, os.stat_result] | None:
     """Complete lines from an offset on and the stat from before they were read; None if there is no such file."""
-    for is_last_try in (False, True):
-        try:
-            fd = os.open(path, READ_FLAGS)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            if error.errno == errno.ESTALE and not is_last_try:
-                continue
-            raise Unreadable(path, error.strerror or "unreadable") from error
-        try:
-            now = os.fstat(fd)
-            if not stat.S_ISREG(now.st_mode):
-                raise Unreadable(path, "not a regular file")
-            data = _read_all(fd, offset, now.st_size - offset)
-            return data[: data.rfind(b"\n") + 1], now
-        except OSError as error:
-            if error.errno != errno.ESTALE or is_last_try:
-                raise Unreadable(path, error.strerror or "unreadable") from error
-        finally:
-            os.close(fd)
-    raise AssertionError("unreachable")
+    try:
+        return again_if_stale(lambda: _read_open(path, offset))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Unreadable(path, error.strerror or "unreadable") from error
+
+
+def _read_open(path: Path, offset: int) -> tuple[bytes, os.stat_result]:
+    with open_to_read(path) as fd:
+        now = os.fstat(fd)
+        data = _read_all(fd, offset, now.st_size - offset)
+    return data[: data.rfind(b"\n") + 1], now
 
 
 def _read_all(fd: int, offset: int, n_bytes: int) -> bytes:
@@ -243,17 +236,17 @@ def _found(records: list[dict[str, Any]], bad: list[int], number: int) -> Found:
     """Raises one of NOT_A_ROW if a record is not what its kind says."""
     metrics = [record for record in records if record.get("kind") == "metrics"]
     others = [record for record in records if record.get("kind") != "metrics"]
-    if not all(map(_is_sound, others)):
-        raise ValueError("an end without a state")
+    if not all(map(is_sound, others)):
+        raise ValueError("a record is not what its kind says")
     return Found(records, others, metrics[-1] if metrics else None, series_from_records(metrics, number), bad)
 
 
 def _parse_carefully(data: bytes, offset: int) -> tuple[list[dict[str, Any]], list[int]]:
-    """Line by line, by the rules of `files.read_json_lines`: zeros around a record are dropped, empty lines are none."""
+    """Line by line, as `files.read_json_lines` does: zeros around a record are dropped, empty lines are none."""
     records, bad = [], []
     for line in data.split(b"\n")[:-1]:
         record = _strict(parse_json_line(line))
-        if record is not None and _is_sound(record):
+        if record is not None and _is_good(record):
             records.append(record)
         elif line.strip(b"\0 \r"):
             bad.append(offset)
@@ -269,11 +262,8 @@ def _strict(record: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
 
 
-def _is_sound(record: Mapping[str, Any]) -> bool:
-    kind = record.get("kind")
-    if kind == "metrics":
-        return is_valid(record)
-    return kind != "end" or record.get("state") in STATES
+def _is_good(record: Mapping[str, Any]) -> bool:
+    return is_sound(record) and (record.get("kind") != "metrics" or is_valid(record))
 
 
 def _went_on_from(records: Sequence[Mapping[str, Any]]) -> int | None:
@@ -281,7 +271,7 @@ def _went_on_from(records: Sequence[Mapping[str, Any]]) -> int | None:
     for record in records:
         if record.get("kind") == "metrics":
             return 0
-        if record.get("kind") == "resume" and type(record.get("step")) is int:
+        if record.get("kind") == "resume":
             return record["step"]
     return None
 
@@ -300,5 +290,5 @@ def _note(mark: AttemptMark, found: Found) -> None:
             mark.start = record
         elif kind == "end":
             mark.end = record
-        elif kind == "checkpoint" and type(record.get("step")) is int:
+        elif kind == "checkpoint":
             mark.committed_step = record["step"]

@@ -167,11 +167,19 @@ def merge(older: Series, newer: Series, went_on_from: int | None) -> tuple[Serie
         n_dropped = len(older) - int(keep.sum())
         older = older if n_dropped == 0 else older.take(keep)
     both = newer if not len(older) else older if not len(newer) else stack([older, newer])
-    if len(both) > 1 and not (np.diff(both.step) > 0).all():
-        order = np.argsort(both.step, kind="stable")
-        last_of_step = np.append(np.diff(both.step[order]) > 0, True)
-        both = both.take(order[last_of_step])
-    return both, n_dropped
+    return (both if (np.diff(both.step) > 0).all() else _one_row_a_step(both)), n_dropped
+
+
+def _one_row_a_step(rows: Series) -> Series:
+    """Sorted by step. Of a repeated step the highest attempt wins; its own rows for that step become one row."""
+    rows = rows.take(np.argsort(rows.step, kind="stable"))
+    starts = np.flatnonzero(np.append(True, np.diff(rows.step) > 0))
+    lengths = np.diff(np.append(starts, len(rows)))
+    lasts = starts + lengths - 1
+    counts = rows.present & (rows.attempt == np.repeat(rows.attempt[lasts], lengths))[:, None]
+    newest = np.maximum.reduceat(np.where(counts, np.arange(len(rows))[:, None], -1), starts, axis=0)
+    values = np.where(newest >= 0, np.take_along_axis(rows.values, np.maximum(newest, 0), axis=0), np.nan)
+    return Series(rows.names, rows.step[lasts], rows.time[lasts], rows.attempt[lasts], values, newest >= 0)
 
 
 @dataclass(frozen=True)

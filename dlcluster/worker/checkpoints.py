@@ -5,7 +5,10 @@ Written by torch when the job has imported torch, else as JSON. What does not ve
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +18,9 @@ from dlcluster.files import file_sha256, make_dir, read_json, replace_when_done,
 from dlcluster.run_dir import TrialDir
 
 KEEP = 2
+DATA_SUFFIXES = (".pt", ".state.json")
+MANIFEST = re.compile(r"step-\d+\.json")
+FIELDS = {"file": str, "step": int, "epoch": int, "attempt": int, "bytes": int, "sha256": str}
 
 
 class Checkpoint(dict[str, Any]):
@@ -25,16 +31,27 @@ class Checkpoint(dict[str, Any]):
         self.epoch, self.step = epoch, step
 
 
-def save(trial: TrialDir, state: Mapping[str, Any], *, epoch: int, step: int, attempt: int) -> dict[str, Any]:
-    """Write a checkpoint and its manifest durably, then drop all but the newest two. Returns the manifest."""
+class Unusable(Exception):
+    """A checkpoint that cannot be trusted."""
+
+
+def save(
+    trial: TrialDir, state: Mapping[str, Any], *, epoch: int, step: int, attempt: int, check: bool = False
+) -> dict[str, Any]:
+    """Write a checkpoint and its manifest durably, then drop all but the newest two. Returns the manifest.
+
+    With `check` it is read back first. Raises TypeError for a state that could not be loaded again.
+    """
     make_dir(trial.checkpoints)
     torch = sys.modules.get("torch")
     file = trial.checkpoint_file(step, ".pt" if torch else ".state.json")
     if torch:
         with replace_when_done(file) as scratch:
             torch.save(dict(state), scratch)
+            if check:
+                check_loadable(scratch)
     else:
-        write_text(file, json.dumps(dict(state), allow_nan=False))
+        write_text(file, as_json(dict(state)))
     manifest = {
         "file": file.name,
         "step": step,
@@ -44,18 +61,56 @@ def save(trial: TrialDir, state: Mapping[str, Any], *, epoch: int, step: int, at
         "sha256": file_sha256(file),
     }
     write_json(trial.checkpoint_file(step, ".json"), manifest)
-    for old in manifests(trial)[KEEP:]:
+    sound = [path for path in manifests(trial) if read_manifest(path)]
+    for old in sound[KEEP:]:
         drop(old)
     return manifest
 
 
-def manifests(trial: TrialDir) -> list[Path]:
-    """Newest first. A checkpoint without a manifest was never finished and does not exist."""
+def as_json(state: Any) -> str:
+    """Strict JSON. Raises TypeError for what would come back as something else, or not at all."""
+    _refuse_odd_keys(state, "state")
     try:
-        names = [path for path in trial.checkpoints.iterdir() if path.suffix == ".json"]
+        return json.dumps(state, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"run.save: without torch a checkpoint is JSON, and this cannot be stored: {error}") from error
+
+
+def _refuse_odd_keys(value: Any, place: str) -> None:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"run.save: {place} has the key {key!r}, which would come back as text")
+            _refuse_odd_keys(part, f"{place}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            _refuse_odd_keys(part, f"{place}[{i}]")
+
+
+def manifests(trial: TrialDir) -> list[Path]:
+    """Newest first: by attempt, then by step, damaged ones before all others.
+
+    A checkpoint without a manifest was never finished and does not exist. A later attempt that began anew, at a lower
+    step, is newer than what an earlier one has left.
+    """
+    try:
+        found = [path for path in trial.checkpoints.iterdir() if MANIFEST.fullmatch(path.name)]
     except FileNotFoundError:
         return []
-    return sorted((p for p in names if not p.name.startswith(".") and not p.stem.endswith(".state")), reverse=True)
+    return sorted(found, key=_age, reverse=True)
+
+
+def _age(manifest: Path) -> tuple[float, int]:
+    row = read_manifest(manifest)
+    return (row["attempt"], row["step"]) if row else (math.inf, 0)
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """What a manifest says, or None if it does not say all that it has to."""
+    row = read_json(path)
+    if not isinstance(row, dict) or any(type(row.get(name)) is not kind for name, kind in FIELDS.items()):
+        return None
+    return row
 
 
 def drop(manifest: Path) -> None:
@@ -77,13 +132,9 @@ def load_newest(trial: TrialDir, note: Callable[[str], None]) -> tuple[Checkpoin
     return None
 
 
-class Unusable(Exception):
-    """A checkpoint that cannot be trusted."""
-
-
 def _load(manifest: Path) -> tuple[Checkpoint, str]:
-    row = read_json(manifest)
-    if not isinstance(row, dict) or not isinstance(row.get("file"), str):
+    row = read_manifest(manifest)
+    if row is None:
         raise Unusable("damaged manifest")
     file = manifest.parent / Path(row["file"]).name
     try:
@@ -93,38 +144,58 @@ def _load(manifest: Path) -> tuple[Checkpoint, str]:
             raise Unusable("its SHA-256 differs from the manifest's")
     except FileNotFoundError:
         raise Unusable("its file is missing") from None
-    return Checkpoint(_read_state(file), row["epoch"], row["step"]), file.name
+    return Checkpoint(_state_in(file), row["epoch"], row["step"]), file.name
 
 
-def _read_state(file: Path) -> Mapping[str, Any]:
-    if file.suffix == ".json":
-        return json.loads(file.read_text())
+def _state_in(file: Path) -> Mapping[str, Any]:
+    """Raises Unusable if the bytes are those that were written, and yet no checkpoint."""
+    try:
+        state = json.loads(file.read_text()) if file.suffix == ".json" else _read_with_torch(file)
+    except (OSError, MemoryError, OldTorch):
+        raise  # says nothing about the checkpoint
+    except Exception as error:
+        raise Unusable(f"it cannot be read: {first_line_of(error)}") from error
+    if not isinstance(state, Mapping):
+        raise Unusable(f"it holds no mapping but {type(state).__name__}")
+    return state
+
+
+def first_line_of(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+class OldTorch(RuntimeError):
+    """This torch cannot read checkpoints safely."""
+
+
+def _read_with_torch(file: Path) -> Any:
     import torch
 
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < (2, 6):  # CVE-2025-32434: before 2.6 weights_only=True could be made to run code
-        raise RuntimeError(f"torch {torch.__version__} cannot read checkpoints safely; install torch >= 2.6")
+        raise OldTorch(f"torch {torch.__version__} cannot read checkpoints safely; install torch >= 2.6")
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def check_loadable(file: Path) -> None:
     """Raise TypeError if a checkpoint just written could not be read back (say, it holds objects of a class)."""
     try:
-        _read_state(file)
+        _read_with_torch(file)
     except Exception as error:
         raise TypeError(
             "run.save: only tensors, numbers, text, lists and dicts can be saved (state_dict() of a model, "
-            f"get_state() of a generator); reading the checkpoint back failed: {str(error).splitlines()[0]}"
+            f"get_state() of a generator); reading the checkpoint back failed: {first_line_of(error)}"
         ) from error
 
 
 def _set_aside(manifest: Path) -> str:
-    row = read_json(manifest)
+    """Rename the manifest and its file to `*.corrupt-N`, which no reader takes for a checkpoint. Returns N's name."""
+    row = read_manifest(manifest)
+    files = [manifest.with_name(Path(row["file"]).name)] if row else [manifest.with_suffix(s) for s in DATA_SUFFIXES]
     n = 1
-    while (aside := manifest.with_name(f"{manifest.stem}.corrupt-{n}")).exists():
+    while manifest.with_name(f"{manifest.name}.corrupt-{n}").exists():
         n += 1
-    name = row.get("file") if isinstance(row, dict) else None
-    for path in (manifest, manifest.parent / Path(name).name if isinstance(name, str) else manifest):
-        if path.exists():
-            path.rename(aside if path == manifest else aside.with_suffix(aside.suffix + "".join(path.suffixes[-1:])))
-    return aside.name
+    for path in (*files, manifest):
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(path.with_name(f"{path.name}.corrupt-{n}"))
+    return f"{manifest.name}.corrupt-{n}"

@@ -58,10 +58,10 @@ def run_trial(request: Mapping[str, Any], job: Job, stop: StopFlag, rules: Mappi
     trial_dir = TrialDir(attempt.path.parent.parent)
     redirect_output(attempt.log)
     faulthandler.enable()  # a segmentation fault leaves its traceback in the log
-    os.chdir(rules["cwd"])
     writer = None
     run = None
     try:
+        os.chdir(rules["cwd"])
         run = Run(trial, attempt, trial_dir, stop, rules)
         writer = open_event_writer(run, rules)
         seed_everything(trial.seed)
@@ -115,7 +115,7 @@ def describe_failure(error: BaseException, job: Job | None = None) -> dict[str, 
     if isinstance(error, CommandFailed):
         return _outcome(State.FAILED, error.reason, error.exit_code, str(error), signature=error.reason)
     print_traceback(error)
-    message = f"{type(error).__name__}: {_text_of(error)}"
+    message = f"{type(error).__name__}: {text_of(error)}"
     reason, code = _reason_of(error)
     return _outcome(State.FAILED, reason, code, message, signature=f"{type(error).__name__} at {_place_of(error)}")
 
@@ -124,7 +124,8 @@ def _after_exit(code: Any) -> dict[str, Any]:
     if code in (None, 0):
         return _outcome(State.COMPLETED, "", WorkerExit.DONE)
     if not isinstance(code, int):
-        print(code, file=sys.stderr)
+        with contextlib.suppress(Exception):  # it may be an object that cannot be printed
+            print(code, file=sys.stderr)
         code = 1
     return _outcome(State.FAILED, f"exit({code})", code, signature=f"exit({code})")
 
@@ -139,7 +140,7 @@ def _reason_of(error: BaseException) -> tuple[str, int]:
     return "exception", WorkerExit.USER_EXCEPTION
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """The text of an exception, also of one that cannot even be printed."""
     try:
         return str(error)
@@ -151,7 +152,7 @@ def print_traceback(error: BaseException) -> None:
     try:
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     except Exception:
-        text = "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: {_text_of(error)}\n"
+        text = "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: {text_of(error)}\n"
     with contextlib.suppress(OSError, ValueError):  # the disk is full, or the job has closed its stderr
         sys.stderr.write(text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,18 +10,21 @@ import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dlcluster.errors import WorkerExit
-from dlcluster.files import write_json
+from dlcluster.files import write_all, write_json
 from dlcluster.journal import State
 from dlcluster.worker.child import CommandFailed
 from dlcluster.worker.reporting import REPORT_FD
 from dlcluster.worker.run import Run, Stopped
 from dlcluster.worker.stopping import die_with_parent
+from dlcluster.worker.values import LARGEST_INTEGER, is_name
 
 SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_FOR_THE_REST = 2.0  # of what is in the pipe when the program has ended: a child of it may go on filling it
 MAX_LINE = 65_536
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf|infinity)"
 PAIR = re.compile(rf"(?<![\w./-])([A-Za-z_][\w./-]*)\s*=\s*({NUMBER})(?=[\s,;|)\]]|$)", re.IGNORECASE)
@@ -52,27 +56,36 @@ def fill_placeholders(template: Sequence[str], values: Mapping[str, Any]) -> lis
 def parse_line(line: str, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float | int]:
     """The metrics on a line: those of the declared patterns if any are, else a JSON object's, else `name=value`."""
     if patterns:
-        found = {name: pattern.search(line) for name, pattern in patterns.items()}
-        return {name: number for name, match in found.items() if match and (number := _number(match[1])) is not None}
-    stripped = line.strip()
-    if stripped.startswith("{"):
-        try:
-            row = json.loads(stripped)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            return {k: v for k, v in row.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    return {name: number for name, text in PAIR.findall(line) if (number := _number(text)) is not None}
+        found = {name: match[1] for name, pattern in patterns.items() if (match := pattern.search(line))}
+    else:
+        found = _json_object(line)
+        if found is None:
+            found = dict(PAIR.findall(line))
+    numbers = {name: _number(value) for name, value in found.items() if is_name(name)}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
-def _number(text: str) -> float | int | None:
+def _json_object(line: str) -> dict[str, Any] | None:
+    if not line.lstrip().startswith("{"):
+        return None
     try:
-        return int(text)
-    except ValueError:
-        pass
+        return {name: value for name, value in json.loads(line).items() if not isinstance(value, str)}
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(value: Any) -> float | int | None:
+    """A number from text, or as JSON has it; None for anything else. What does not fit into 64 bits is a float."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    if isinstance(value, float):
+        return value
+    with contextlib.suppress(ValueError):
+        if abs(number := int(value)) <= LARGEST_INTEGER:
+            return number
     try:
-        return float(text)
-    except ValueError:
+        return float(value)
+    except (ValueError, OverflowError):
         return None
 
 
@@ -85,6 +98,7 @@ class CommandJob:
 
     def __call__(self, run: Run, **params: Any) -> None:
         run.raises_when_asked = False  # the program is asked by a signal, and may log while it saves
+        signal.signal(signal.SIGTERM, _let_the_program_decide)
         config_file = run.dir / "attempts" / f"{run.attempt:04d}" / "params.json"
         names = {
             "seed": run.seed,
@@ -137,7 +151,8 @@ class CommandJob:
 
     def _judge(self, run: Run, code: int, asked: bool) -> None:
         if asked or code == WorkerExit.INTERRUPTED:
-            raise Stopped(State.INTERRUPTED, "stop_requested", WorkerExit.INTERRUPTED)
+            reason = "stop_requested" if asked else end_reason(code)
+            raise Stopped(State.INTERRUPTED, reason, WorkerExit.INTERRUPTED)
         if code != 0:
             raise CommandFailed(end_reason(code), code if code > 0 else 128 - code)
 
@@ -162,37 +177,45 @@ class Reader:
         with selectors.DefaultSelector() as selector:
             for fd in self.rest:
                 selector.register(fd, selectors.EVENT_READ)
-            while selector.get_map():
-                for key, _events in selector.select(SECONDS_BETWEEN_LOOKS):
-                    if not self._take(key.fd):
-                        selector.unregister(key.fd)
+            while program.poll() is None:
+                self._read_or_wait(selector, program)
                 if self.run.should_stop() and not asked:
                     asked = True
                     program.terminate()
-                if program.poll() is not None:
-                    self.returned = program.returncode
-                    self._take_what_is_left(selector)
-                    break
-        if self.returned is None:
-            self.returned = program.wait()
+            self.returned = program.returncode
+            self._take_what_is_left(selector)
         return asked
+
+    def _read_or_wait(self, selector: selectors.BaseSelector, program: subprocess.Popen[bytes]) -> None:
+        if not selector.get_map():  # it has closed its output, and works on
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.wait(SECONDS_BETWEEN_LOOKS)
+        for key, _events in selector.select(SECONDS_BETWEEN_LOOKS) if selector.get_map() else ():
+            if not self._take(key.fd):
+                selector.unregister(key.fd)
 
     def _take_what_is_left(self, selector: selectors.BaseSelector) -> None:
         """The program has ended; a child of it may hold the pipe open for ever, so only what is there is read."""
-        while ready := selector.select(0):
+        end = time.monotonic() + SECONDS_FOR_THE_REST
+        while (ready := selector.select(0)) and time.monotonic() < end:
             for key, _events in ready:
                 if not self._take(key.fd):
                     selector.unregister(key.fd)
             if not selector.get_map():
                 return
+        for fd in self.rest:
+            self._log_lines(fd, b"")
 
     def _take(self, fd: int) -> bool:
         data = os.read(fd, 65_536)
         if fd == self.out_fd and data:
-            os.write(1, data)
+            write_all(1, data)
+        self._log_lines(fd, data)
+        return bool(data)
+
+    def _log_lines(self, fd: int, data: bytes) -> None:
         for line in self._lines(fd, data):
             self._log(fd, line)
-        return bool(data)
 
     def _lines(self, fd: int, data: bytes) -> Iterator[str]:
         *lines, rest = (self.rest[fd] + data).replace(b"\r", b"\n").split(b"\n")
@@ -220,6 +243,10 @@ class Reader:
             self.run.went_on_from(max(0, step - 1) if step else 0)  # the program's own checkpoints decide
         self._first_row = False
         self.run.log(metrics, step=step)
+
+
+def _let_the_program_decide(_number: int, _frame: Any) -> None:
+    """A SIGTERM to the whole group is for the program. (Ignoring it would be inherited by the program.)"""
 
 
 def _variable(name: str) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dlcluster.worker.claims import Claim
 from dlcluster.worker.stopping import SignalLog, StopFlag, children_of, kill_group
 from dlcluster.worker.zygote import run_zygote
+
+SECONDS_TO_GO = 1.0  # of a zygote that is told to end; in the middle of an import it may be deaf
 
 
 class ZygoteFailed(Exception):
@@ -94,17 +98,18 @@ class Forker:
             return
         request = {"trial": claim.trial.to_json(), "attempt_dir": str(claim.attempt.path)}
         self._outcome = None
-        if self._channel is None:
-            self._spawn()
-        self._channel.connection.sendall(json.dumps(request).encode() + b"\n")
-        if not self.rules["reuse_process"]:
-            self._channel.connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # the zygote or the child is dead: `poll` will say how the trial ended
+            if self._channel is None:
+                self._spawn()
+            self._channel.connection.sendall(json.dumps(request).encode() + b"\n")
+            if not self.rules["reuse_process"]:
+                self._channel.connection.shutdown(socket.SHUT_WR)
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
-        socket.send_fds(self._control.connection, [b"fork"], [theirs.fileno()])
-        theirs.close()
         self._channel = LineReader(ours)
+        with theirs:
+            socket.send_fds(self._control.connection, [b"fork"], [theirs.fileno()])
 
     def poll(self, timeout: float) -> dict[str, Any] | None:
         """How the trial ended, or None if it has not within `timeout` seconds.
@@ -164,13 +169,11 @@ class Forker:
 
     def kill_strays(self) -> None:
         """Processes that left the trial's group come to us when their parents die: end them, and reap them."""
-        for pid in children_of(os.getpid()):
-            if pid != self._zygote_pid:
-                try:
+        while strays := [pid for pid in children_of(os.getpid()) if pid != self._zygote_pid]:
+            for pid in strays:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):
                     os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-                except (ProcessLookupError, ChildProcessError):
-                    pass
+                    os.waitpid(pid, 0)  # now its own children, if it has any, are ours: look again
 
     def close(self) -> None:
         """End the child and the zygote, and whatever else descends from us."""
@@ -179,10 +182,17 @@ class Forker:
             self._control.connection.close()
             self._control = None
         if self._zygote_pid:
-            try:
-                os.kill(self._zygote_pid, signal.SIGTERM)
-                os.waitpid(self._zygote_pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass
-            self._zygote_pid = 0
+            self._end_zygote()
         self._forget_child()
+
+    def _end_zygote(self) -> None:
+        pid, self._zygote_pid = self._zygote_pid, 0
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGTERM)
+            end = time.monotonic() + SECONDS_TO_GO
+            while time.monotonic() < end:
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    return
+                time.sleep(0.005)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)

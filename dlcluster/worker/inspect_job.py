@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 
 
 def inspect(reference: str, root: Path) -> dict[str, object]:
-    from dlcluster.worker.job import JobError, describe, load_job
+    from dlcluster.worker.job import JobError, describe, load_job, user_place
 
     try:
         return {"ok": True, **describe(load_job(reference, root))}
@@ -22,13 +21,7 @@ def inspect(reference: str, root: Path) -> dict[str, object]:
     except SyntaxError as error:
         return {"ok": False, "message": f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"}
     except Exception as error:
-        return {"ok": False, "message": f"{_user_place(error, root)}{type(error).__name__}: {error}"}
-
-
-def _user_place(error: BaseException, root: Path) -> str:
-    """The deepest line of the user's own code in a traceback, where the mistake most likely is."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(root)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+        return {"ok": False, "message": f"{user_place(error, root)}{type(error).__name__}: {error}"}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,21 @@ def describe(function: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
+def user_place(error: BaseException, root: Path) -> str:
+    """`FILE:LINE: ` of the deepest line of the user's own code in a traceback, where the mistake most likely is."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(root)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+
+
 def preload_lazy_imports() -> None:
-    """Import now, once, what torch imports at the first optimizer of a process: some 800 modules, most of a second."""
+    """Import once, now, what would be imported at first use in every child.
+
+    The first optimizer of a process pulls in torch._dynamo (some 800 modules, most of a second), the first prediction
+    numpy's zip writer. No tensor is computed with: that could start threads, which a fork does not copy.
+    """
     if torch := sys.modules.get("torch"):
         torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    if "numpy" in sys.modules:
+        from dlcluster.worker.predictions import npz_bytes
+
+        npz_bytes([0, 1], [True, False], None)

@@ -58,7 +58,7 @@ class Recorder:
             print(f"dlcluster worker: the last record could not be written: {error}", file=sys.stderr)
 
     def _record(self, claim: Claim, outcome: Mapping[str, Any]) -> None:
-        if not claim.attempt.path.is_dir():
+        if not claim.attempt.path.is_dir() or self.is_fenced(claim):
             return
         for name in outcome.get("written", ()):
             sync_if_there(Path(name))

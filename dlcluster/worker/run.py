@@ -68,7 +68,7 @@ class Run:
         values = {**metrics, **more} if metrics else more
         self._check_names(values)
         numbers, nonfinite = split_nonfinite(values)
-        self._step = self._step + 1 if step is None else _checked_step(step)
+        self._step = self._step + 1 if step is None else _checked_count("log: step", step)
         row: dict[str, Any] = {"kind": "metrics", "step": self._step, "time": time.time(), "metrics": numbers}
         if nonfinite:
             row["nonfinite"] = nonfinite
@@ -86,10 +86,15 @@ class Run:
         self._check_process("save")
         self._check_fence()
         self._journal.sync()
-        manifest = checkpoints.save(self._trial_dir, state, epoch=epoch, step=self._step, attempt=self.attempt)
-        if not self._checked_loadable:
-            checkpoints.check_loadable(self._trial_dir.checkpoints / manifest["file"])
-            self._checked_loadable = True
+        manifest = checkpoints.save(
+            self._trial_dir,
+            state,
+            epoch=_checked_count("save: epoch", epoch),
+            step=self._step,
+            attempt=self.attempt,
+            check=not self._checked_loadable,
+        )
+        self._checked_loadable = True
         self._write("checkpoint", **{k: manifest[k] for k in ("step", "file", "bytes", "sha256")})
         if self._stop.is_set():
             raise self._verdict(State.INTERRUPTED, "stop_requested", WorkerExit.INTERRUPTED)
@@ -201,10 +206,10 @@ class Run:
         self._logged_since_request = True
 
 
-def _checked_step(step: Any) -> int:
-    if isinstance(step, bool) or not hasattr(step, "__index__") or step.__index__() < 0:
-        raise ValueError(f"run.log: step must be an integer >= 0, got {step!r}")
-    return step.__index__()
+def _checked_count(what: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 0:
+        raise ValueError(f"run.{what} must be an integer >= 0, got {value!r}")
+    return value.__index__()
 
 
 def seed_everything(seed: int) -> None:

@@ -22,9 +22,11 @@ from dlcluster.worker.forkserver import Forker, ZygoteFailed
 from dlcluster.worker.memory import OomCounter
 from dlcluster.worker.pulse import Pulse
 from dlcluster.worker.records import Recorder, RunDirectoryGone
-from dlcluster.worker.stopping import Patience, SignalLog, StopFlag, adopt_orphans
+from dlcluster.worker.stopping import WARNINGS, Patience, SignalLog, StopFlag, adopt_orphans
 
 TICK_S = 1.0
+TIME_FOR_THE_RECORD = 0.1  # of the margin: left when a trial that has not stopped is killed
+DID_NOT_STOP = {"state": State.INTERRUPTED.value, "reason": "stop_requested", "message": "did not stop in time"}
 
 
 class Supervisor:
@@ -44,15 +46,17 @@ class Supervisor:
         self.stop_reason = ""  # why this worker takes no further trial
         self.exit_code = WorkerExit.DONE
         self._n_signals_seen = 0
-        self._asked_at = 0.0
+        self._was_asked = self._in_a_hurry = False
+        self._time_to_kill_at: float | None = None  # when a trial that has not stopped by itself gets a SIGTERM
+        self._was_killed = False
         self._cancelled_trial: str | None = None
 
     def run(self) -> int:
         """Work until done. Returns the exit code of the worker."""
         adopt_orphans()
-        self.pulse.begin()
         forker = Forker(self.stop, self.rules, self.signals)
         try:
+            self.pulse.begin()
             check_snapshot(Path(self.rules["code"]), self.intent["snapshot"])
             if forker.start(self._may_wait):
                 self._work(forker)
@@ -109,8 +113,6 @@ class Supervisor:
         self.recorder.start(claim, row)
 
     def _finish(self, forker: Forker, claim: Claim, outcome: dict[str, Any]) -> None:
-        if outcome["reason"] == "deadline":
-            self.exit_code = WorkerExit.INTERRUPTED
         self.recorder.add(claim, outcome)
         self.pulse.count(claim.trial.id, outcome)
         if outcome["reason"] == "disk" and not self.pulse.has_space():
@@ -123,42 +125,51 @@ class Supervisor:
     def _wait_for_outcome(self, forker: Forker, claim: Claim) -> dict[str, Any] | None:
         """How the trial ended, or None if another worker has taken it over."""
         began = time.monotonic()
-        self.patience = Patience()
-        asked_to_die = False
+        self.patience, self._time_to_kill_at, self._was_killed = Patience(), None, False
         outcome: dict[str, Any] | None = None
         while outcome is None:
             outcome = forker.poll(TICK_S)
             self._look_around()
             if self.stop_reason or self._cancelled_trial == claim.trial.id:
                 self._ask_child_to_stop()
-            if self.patience.is_over():
-                forker.kill_child(signal.SIGKILL)
-            elif self.stop.is_set() and not asked_to_die and self._half_of_grace_is_over():
-                forker.kill_child(signal.SIGTERM)
-                asked_to_die = True
+            self._lose_patience(forker)
             if outcome is None and self.recorder.is_due() and self._is_fenced(forker, claim):
                 return None
         outcome["seconds"] = round(time.monotonic() - began, 3)
-        return self._judge(outcome, claim)
+        return self._judge(outcome, claim, began)
 
-    def _judge(self, outcome: dict[str, Any], claim: Claim) -> dict[str, Any] | None:
+    def _lose_patience(self, forker: Forker) -> None:
+        if self.patience.is_over():
+            forker.kill_child(signal.SIGKILL)
+        elif self._time_to_kill_at is not None and not self._was_killed and time.monotonic() >= self._time_to_kill_at:
+            forker.kill_child(signal.SIGTERM)
+            self._was_killed = True
+
+    def _judge(self, outcome: dict[str, Any], claim: Claim, began: float) -> dict[str, Any] | None:
         """The supervisor's knowledge on top of what the child said: why it was stopped, and what killed it."""
         if outcome.get("exit") == WorkerExit.FENCED:
             return None
         if "state" not in outcome:
             outcome.update(self._from_exit_code(outcome["exit"]))
-        was_asked = self.stop.is_set() and outcome["state"] == State.INTERRUPTED.value
-        if was_asked and self._cancelled_trial == claim.trial.id:
+        elif self._was_killed and outcome["state"] == State.FAILED.value:
+            outcome.update(DID_NOT_STOP)  # our SIGTERM has hit its data loaders first, say
+        if not self.stop.is_set() or outcome["state"] != State.INTERRUPTED.value:
+            return outcome
+        if self._cancelled_trial == claim.trial.id or self.stop_reason == "cancelled":
             outcome.update(state=State.CANCELLED.value, reason="by_user")
-        elif was_asked:
-            outcome["reason"] = self.stop_reason if self.stop_reason == "deadline" else "stop_requested"
-            if self.stop_reason == "cancelled":
-                outcome.update(state=State.CANCELLED.value, reason="by_user")
+        else:
+            outcome["reason"] = "deadline" if self._had_its_time(began) else "stop_requested"
         return outcome
+
+    def _had_its_time(self, began: float) -> bool:
+        """Stopped by the deadline; but a trial that began late in the worker's time has only been interrupted."""
+        if self.stop_reason != "deadline":
+            return False
+        return began - self.started <= (self.rules["time"] - self.rules["margin"]) / 2
 
     def _from_exit_code(self, code: int) -> dict[str, Any]:
         if self.stop.is_set():
-            return {"state": State.INTERRUPTED.value, "reason": "stop_requested", "message": "did not stop in time"}
+            return dict(DID_NOT_STOP)
         if code == -signal.SIGKILL and self.oom.has_risen():
             return {"state": State.FAILED.value, "reason": "oom", "message": "killed: out of memory"}
         reason = "no_result" if code == 0 else end_reason(code)
@@ -185,34 +196,42 @@ class Supervisor:
     def _look_around(self) -> None:
         """Signals, markers, the deadline, the parent: anything that says that it is time to go."""
         self.pulse.beat_if_due()
-        new_signals = len(self.signals.received) - self._n_signals_seen
-        self._n_signals_seen += new_signals
-        for _ in range(new_signals):
-            self._stop_or_kill("stop_requested")
+        new_signals = self.signals.received[self._n_signals_seen :]
+        self._n_signals_seen += len(new_signals)
+        for number in new_signals:
+            self._hear(number)
         if self.pulse.markers_are_due():
             self._read_markers()
-            if os.getppid() != self.parent and not self.stop_reason:
-                self._stop_or_kill("stop_requested")  # nobody is left who could stop us later
-        if self._deadline_margin_reached() and not self.stop_reason:
-            self.stop_reason = "deadline"
+            if os.getppid() != self.parent:
+                self._stop("stop_requested")  # nobody is left who could stop us later
+        if self._deadline_margin_reached():
+            self._stop("deadline")
 
-    def _stop_or_kill(self, reason: str) -> None:
-        if self.stop_reason:
-            self.patience.within(0)  # asked twice: no more patience
-        else:
+    def _hear(self, number: int) -> None:
+        """Whoever asks twice wants it at once; a warning, or the end of the time, is not asking."""
+        if number not in WARNINGS:
+            if self._was_asked:
+                self._in_a_hurry = True
+                self.patience.within(0)
+            self._was_asked = True
+        self._stop("stop_requested")
+
+    def _stop(self, reason: str) -> None:
+        """The first reason counts; but a sweep that is held lets trials go on, and a reason to stop does not."""
+        if self.stop_reason in ("", "held"):
             self.stop_reason = reason
-            self.exit_code = WorkerExit.INTERRUPTED
+            self.exit_code = WorkerExit.DONE if reason == "cancelled" else WorkerExit.INTERRUPTED
 
     def _read_markers(self) -> None:
         markers = self.pulse.markers()
         if "cancel" in markers:
             trial = self.pulse.cancelled_trial()
             if trial is None:
-                self.stop_reason = self.stop_reason or "cancelled"
+                self._stop("cancelled")
             else:
                 self._cancelled_trial = trial
-        if "stop" in markers and not self.stop_reason:
-            self._stop_or_kill("stop_requested")
+        if "stop" in markers:
+            self._stop("stop_requested")
         if self.pulse.is_held():
             self.stop_reason = self.stop_reason or "held"
 
@@ -220,11 +239,17 @@ class Supervisor:
         if self.stop_reason == "held" or self.stop.is_set():
             return  # a held sweep starts nothing new; what runs may finish
         self.stop.set()
-        self.patience.within(self.rules["grace"])
-        self._asked_at = time.monotonic()
+        patience_s = 0.0 if self._in_a_hurry else self._patience_s()
+        self.patience.within(patience_s)
+        self._time_to_kill_at = time.monotonic() + patience_s / 2
 
-    def _half_of_grace_is_over(self) -> bool:
-        return time.monotonic() >= self._asked_at + self.rules["grace"] / 2
+    def _patience_s(self) -> float:
+        """A trial asked by the deadline has until shortly before the worker's time is over, any other its grace."""
+        limit = self.rules["time"]
+        if limit is None:
+            return self.rules["grace"]
+        left = self.started + limit - TIME_FOR_THE_RECORD * self.rules["margin"] - time.monotonic()
+        return max(0.0, left if self.stop_reason == "deadline" else min(left, self.rules["grace"]))
 
     def _hold(self, message: str) -> None:
         self.stop_reason = "held"
@@ -235,10 +260,7 @@ class Supervisor:
 
     def _deadline_margin_reached(self) -> bool:
         limit = self.rules["time"]
-        return limit is not None and time.monotonic() - self.started >= limit - self._margin(limit)
-
-    def _margin(self, limit: float) -> float:
-        return min(self.rules["margin"], limit / 2)
+        return limit is not None and time.monotonic() - self.started >= limit - self.rules["margin"]
 
     def _has_time_for_another(self) -> bool:
         if self._deadline_margin_reached():

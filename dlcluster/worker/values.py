@@ -45,8 +45,12 @@ def _not_a_number(name: str, value: Any) -> str:
     return f"metric {name!r}: expected a number, got {type(value).__name__}{hint}"
 
 
+def is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()
+
+
 def check_name(name: Any) -> None:
-    if not isinstance(name, str) or not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
+    if not is_name(name):
         raise ValueError(f"metric name {ascii(name)[:80]}: expected 1 to {MAX_NAME_LENGTH} printable characters")
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from dlcluster.errors import WorkerExit
 from dlcluster.worker import child
+from dlcluster.worker.huge_pages import collapse_memory
+from dlcluster.worker.job import user_place
 from dlcluster.worker.stopping import StopFlag, die_with_parent, forget_handlers, kill_group
 
 
@@ -27,10 +29,11 @@ def run_zygote(control: socket.socket, supervisor: int, stop: StopFlag, rules: M
     forget_handlers()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, zygote.go_with_supervisor)
-    die_with_parent(signal.SIGTERM, supervisor)
+    die_with_parent(signal.SIGKILL, supervisor)  # there is no child yet, and an import may be deaf to anything less
     try:
         job = zygote.prepare()
         signal.signal(signal.SIGTERM, zygote.go_with_supervisor)  # the job's imports may have taken it
+        die_with_parent(signal.SIGTERM, supervisor)
         if job is not None:
             zygote.serve(job)
     finally:
@@ -52,12 +55,22 @@ class Zygote:
         try:
             job = self._load()
         except BaseException as error:
-            self._tell({"ready": False, **child.describe_failure(error)})
+            self._tell({"ready": False, "message": self._why_not(error)})
             return None
         gc.collect()
         gc.freeze()  # what is shared with the children stays shared: the collector does not write to it
+        collapse_memory()
         self._tell({"ready": True})
         return job
+
+    def _why_not(self, error: BaseException) -> str:
+        """What an import raised, with the deepest line of the user's own code."""
+        if isinstance(error, SystemExit):
+            return f"it exited during import with {error.code!r}"
+        child.print_traceback(error)
+        if isinstance(error, SyntaxError):
+            return f"{error.filename}:{error.lineno}: SyntaxError: {error.msg}"
+        return f"{user_place(error, Path(self.rules['code']))}{type(error).__name__}: {child.text_of(error)}"
 
     def _load(self) -> child.Job:
         if command := self.rules["command"]:

@@ -42,9 +42,24 @@ class Sweep:
         self.trials = [Trial.of("jobs.x", p, seed, i) for i, p in enumerate(params) for seed in seeds]
         self.write_plan()
 
+    @classmethod
+    def opened(cls, path):
+        """What another process has built."""
+        sweep = cls.__new__(cls)
+        sweep.dir = SweepDir(path)
+        plan = sweep.dir.read_plan()
+        sweep.spec, sweep.trials = dict(plan.spec), list(plan.trials)
+        return sweep
+
     def write_plan(self):
         make_dir(self.dir.path)
-        header = {"name": self.spec["name"], "fingerprint": "f", "spec": self.spec, "project_root": "/p", "version": "0"}
+        header = {
+            "name": self.spec["name"],
+            "fingerprint": "f",
+            "spec": self.spec,
+            "project_root": "/p",
+            "version": "0",
+        }
         write_json_lines(self.dir.plan_file, plan_rows(header, self.trials))
 
     def trial_dir(self, k):
