@@ -199,12 +199,12 @@ class AppendFile:
         self._is_torn = False
 
     def _write_rest(self, data: bytes, written: int) -> None:
-        begin, was_torn = os.fstat(self.fd).st_size - written, self._is_torn
+        was_torn, self._is_torn = self._is_torn, True
+        begin = os.fstat(self.fd).st_size - written
         try:
             write_all(self.fd, data[written:])
         except OSError:
-            self._is_torn = True
-            with suppress(OSError):  # not even that: then the next line starts with a newline
+            with suppress(OSError):  # if not even that works, the next line starts with a newline
                 os.ftruncate(self.fd, begin)
                 self._is_torn = was_torn
             raise

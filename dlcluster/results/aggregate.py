@@ -59,6 +59,11 @@ def aggregate(sweep: SweepDir, state_of: StateOf, *, use_index: bool = True) -> 
 
     `state_of` turns the facts of a trial's attempts into its state; it is not asked about completed trials again.
     """
+    with no_garbage_collection():
+        return _read_and_save(sweep, state_of, use_index)
+
+
+def _read_and_save(sweep: SweepDir, state_of: StateOf, use_index: bool) -> Results:
     plan = sweep.read_plan()
     objective = Objective.of(plan.spec)
     index = load_index(sweep, objective) if use_index else Index()
@@ -79,8 +84,7 @@ def aggregate(sweep: SweepDir, state_of: StateOf, *, use_index: bool = True) -> 
 def _aggregate(
     sweep: SweepDir, plan: Plan, state_of: StateOf, index: Index, objective: Objective
 ) -> tuple[Reading, Results]:
-    with no_garbage_collection():
-        reading = scan(sweep, plan, state_of, index, objective)
+    reading = scan(sweep, plan, state_of, index, objective)
     trials = trials_table(sweep.name, plan.trials, reading.entries, reading.problems, state_of(()))
 
     def load() -> pd.DataFrame:

@@ -167,7 +167,7 @@ def merge(older: Series, newer: Series, went_on_from: int | None) -> tuple[Serie
         n_dropped = len(older) - int(keep.sum())
         older = older if n_dropped == 0 else older.take(keep)
     both = newer if not len(older) else older if not len(newer) else stack([older, newer])
-    return (both if (np.diff(both.step) > 0).all() else _one_row_a_step(both)), n_dropped
+    return (both if (both.step[1:] > both.step[:-1]).all() else _one_row_a_step(both)), n_dropped
 
 
 def _one_row_a_step(rows: Series) -> Series:

@@ -16,6 +16,7 @@ from typing import Any
 
 from dlcluster.files import file_sha256, make_dir, read_json, replace_when_done, write_json, write_text
 from dlcluster.run_dir import TrialDir
+from dlcluster.trial import content_id
 
 KEEP = 2
 DATA_SUFFIXES = (".pt", ".state.json")
@@ -60,11 +61,16 @@ def save(
         "bytes": file.stat().st_size,
         "sha256": file_sha256(file),
     }
-    write_json(trial.checkpoint_file(step, ".json"), manifest)
+    write_json(trial.checkpoint_file(step, ".json"), sealed(manifest))
     sound = [path for path in manifests(trial) if read_manifest(path)]
     for old in sound[KEEP:]:
         drop(old)
     return manifest
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """With a hash of itself: an epoch or a step that has changed would not be noticed otherwise."""
+    return {**manifest, "self": content_id(manifest)}
 
 
 def as_json(state: Any) -> str:
@@ -110,7 +116,8 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     row = read_json(path)
     if not isinstance(row, dict) or any(type(row.get(name)) is not kind for name, kind in FIELDS.items()):
         return None
-    return row
+    content = {name: value for name, value in row.items() if name != "self"}
+    return row if row.get("self") == content_id(content) else None
 
 
 def drop(manifest: Path) -> None:

@@ -241,7 +241,8 @@ class Supervisor:
         self.stop.set()
         patience_s = 0.0 if self._in_a_hurry else self._patience_s()
         self.patience.within(patience_s)
-        self._time_to_kill_at = time.monotonic() + patience_s / 2
+        if not self.rules["command"]:  # a program has had a SIGTERM as the request; a second would disturb its saving
+            self._time_to_kill_at = time.monotonic() + patience_s / 2
 
     def _patience_s(self) -> float:
         """A trial asked by the deadline has until shortly before the worker's time is over, any other its grace."""

@@ -1,0 +1,153 @@
+"""Who gets a trial: exactly one of all who try (row F9 in small), in order, and again what others have dropped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dlcluster.files import append_json_line, write_json
+from dlcluster.journal import AttemptFacts
+from dlcluster.liveness import identity, is_alive, start_tick
+from dlcluster.owners import Owners
+from dlcluster.run_dir import Plan, SweepDir
+from dlcluster.trial import Trial
+from dlcluster.worker.claims import Claims, start_record
+
+N_ROUNDS, N_PROCESSES = 60, 4
+
+RACE = """
+import json, sys, time
+from pathlib import Path
+from dlcluster.run_dir import Plan, SweepDir
+from dlcluster.trial import Trial
+from dlcluster.worker.claims import Claims
+root, go = SweepDir(Path(sys.argv[1])), Path(sys.argv[2])
+trials = tuple(Trial.from_json(row) for row in json.loads(sys.argv[3]))
+claims = Claims(root, Plan({}, trials), [(t.id, 1) for t in trials], 3)
+print("ready", flush=True)
+sys.stdin.readline()
+won = [trial.id for trial in trials for claim in [claims.claim(trial, 1)] if claim]
+print(json.dumps(won))
+"""
+
+
+def make_trials(n):
+    return tuple(Trial.of("job", {"i": i}, 0, i) for i in range(n))
+
+
+def make_sweep(folder, trials):
+    for shard in {trial.shard for trial in trials}:
+        (folder / "trials" / shard).mkdir(parents=True, exist_ok=True)
+    (folder / "workers").mkdir(exist_ok=True)
+    return SweepDir(folder)
+
+
+def make_claims(sweep, trials, first=1):
+    return Claims(sweep, Plan({}, trials), [(trial.id, first) for trial in trials], 3)
+
+
+def test_of_several_processes_exactly_one_wins_each_trial(tmp_path):
+    trials = make_trials(N_ROUNDS)
+    make_sweep(tmp_path, trials)
+    rows = json.dumps([trial.to_json() for trial in trials])
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, str(tmp_path), str(tmp_path / "go"), rows],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(N_PROCESSES)
+    ]
+    for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    won = [trial_id for racer in racers for trial_id in json.loads(racer.communicate(timeout=60)[0])]
+    assert sorted(won) == sorted(trial.id for trial in trials)
+
+
+def test_trials_are_offered_in_order_and_claimed_once(tmp_path):
+    trials = make_trials(3)
+    sweep = make_sweep(tmp_path, trials)
+    ours, others = make_claims(sweep, trials), make_claims(sweep, trials)
+    assert others.claim(trials[1], 1)
+    won = [trial.index for trial, number in ours.candidates() if ours.claim(trial, number)]
+    assert won[0] == 0
+    assert 2 in won
+
+
+def end(attempt, **row):
+    append_json_line(attempt.journal, {"kind": "end", **row})
+
+
+def test_what_others_have_dropped_is_offered_again_and_what_is_final_is_not(tmp_path):
+    trials = make_trials(5)
+    sweep = make_sweep(tmp_path, trials)
+    claims = make_claims(sweep, trials)
+    dead = {**identity(os.getpid()), "pid_start": 1, "worker": "dead"}
+    alive = {**identity(os.getpid()), "worker": "alive"}
+    ends = [("completed", ""), ("failed", "killed(9)"), ("interrupted", "stop_requested"), None, None]
+    for trial, ending, owner in zip(trials, ends, [dead, dead, dead, dead, alive], strict=True):
+        claim = claims.claim(trial, 1)
+        append_json_line(claim.attempt.journal, start_record(claim, owner))
+        if ending:
+            end(claim.attempt, state=ending[0], reason=ending[1])
+    claims._n_tried = len(trials)
+    assert [(trial.index, number) for trial, number in claims.candidates()] == [(1, 2), (2, 2), (3, 2)]
+
+
+def test_a_run_directory_that_is_gone_is_not_made_again(tmp_path):
+    trials = make_trials(1)
+    sweep = SweepDir(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        make_claims(sweep, trials).claim(trials[0], 1)
+    assert not sweep.path.exists()
+
+
+def beat_of(sweep, name, current, **owner):
+    sweep.worker(name).path.mkdir()
+    write_json(sweep.worker(name).heartbeat, {"worker": name, "current": current, **identity(os.getpid()), **owner})
+
+
+@pytest.mark.parametrize(
+    ("owners", "expected"),
+    [
+        ([], False),
+        ([{"pid_start": 1}], False),
+        ([{}], True),
+        ([{"pid_start": 1}, {}], True),
+        ([{"host": "elsewhere"}], None),
+        ([{"pid_start": 1}, {"host": "elsewhere"}], None),
+        ([{"host": "elsewhere"}, {}], True),
+        ([{"boot": "before"}], False),
+    ],
+)
+def test_a_claim_without_a_record_belongs_to_who_has_announced_it(tmp_path, owners, expected):
+    sweep = make_sweep(tmp_path, ())
+    for i, owner in enumerate(owners):
+        beat_of(sweep, f"w{i}", ["t", 1], **owner)
+    beat_of(sweep, "other", ["t", 2])
+    assert Owners(sweep).alive("t", AttemptFacts(1, None, None, None, 0)) is expected
+
+
+def test_a_pid_that_was_given_again_is_another_process():
+    me = identity(os.getpid())
+    assert is_alive(me) is True
+    assert is_alive({**me, "pid_start": me["pid_start"] + 1}) is False
+    assert is_alive({**me, "boot": "another"}) is False
+    assert is_alive({**me, "host": "another"}) is None
+    assert is_alive({}) is None
+    assert is_alive({"host": me["host"], "boot": me["boot"]}) is False
+
+
+def test_a_zombie_is_not_alive():
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert start_tick(process.pid) is None
+    process.wait()

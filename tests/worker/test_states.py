@@ -1,0 +1,113 @@
+"""From what attempts say to one state: every combination of ends, owners and progress, up to four attempts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from dlcluster.journal import AttemptFacts, State
+from dlcluster.states import FREE_REASONS, OUTSIDE_REASONS, attempts_without_progress, kind_of, may_go_on, trial_state
+
+ENDS = [
+    None,
+    ("completed", ""),
+    ("stopped", "diverged"),
+    ("failed", "exception"),
+    ("failed", "oom"),
+    ("failed", "crashed(11)"),
+    ("failed", "exit(3)"),
+    ("failed", "killed(9)"),
+    ("failed", "disk"),
+    ("interrupted", "deadline"),
+    ("interrupted", "stop_requested"),
+    ("interrupted", "exit(75)"),
+    ("cancelled", "by_user"),
+]
+FINAL = {State.COMPLETED, State.STOPPED, State.FAILED, State.CANCELLED}
+
+
+def facts(number, end, committed=0):
+    row = None if end is None else {"state": end[0], "reason": end[1]}
+    return AttemptFacts(number, {"worker": "w"}, row, None, committed)
+
+
+def attempts_of(ends, committed):
+    return [facts(i + 1, end, step) for i, (end, step) in enumerate(zip(ends, committed, strict=True))]
+
+
+def test_a_trial_without_attempts_waits():
+    assert trial_state([], lambda f: None).state is State.WAITING
+
+
+@pytest.mark.parametrize("alive", [True, False, None])
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_every_history_has_one_state_and_a_reason_where_it_needs_one(n, alive):
+    for ends in itertools.product(ENDS, repeat=n if n < 4 else 2):
+        ends = (*[("failed", "killed(9)")] * 2, *ends) if n == 4 else ends
+        for committed in ((0,) * n, tuple(range(1, n + 1))):
+            check(attempts_of(ends, committed), alive)
+
+
+def check(attempts, alive):
+    state = trial_state(attempts, lambda f: alive)
+    last = attempts[-1]
+    if last.end is None and alive is not False:
+        assert state.state is State.RUNNING
+        return
+    reason = last.end["reason"] if last.end else "vanished"
+    word = last.end["state"] if last.end else "interrupted"
+    goes_on = word == "interrupted" or (word == "failed" and kind_of(reason) in OUTSIDE_REASONS)
+    if not goes_on:
+        assert (state.state.value, state.reason) == (word, reason)
+    elif attempts_without_progress(attempts) >= 3:
+        assert (state.state, state.reason) == (State.FAILED, f"{reason}, no progress in 3 attempts")
+    else:
+        assert (state.state, state.reason) == (State.INTERRUPTED, reason)
+    assert may_go_on(state) == (state.state is State.INTERRUPTED)
+    assert (state.state in FINAL) != may_go_on(state)
+
+
+def test_the_owner_is_asked_about_the_last_attempt_only_and_only_if_it_has_no_end():
+    def never(_facts):
+        raise AssertionError
+
+    trial_state([facts(1, None), facts(2, ("completed", ""))], never)
+    asked = []
+    trial_state([facts(1, None), facts(2, None)], lambda f: asked.append(f.number) or True)
+    assert asked == [2]
+
+
+KILLED, STOPPED, DEADLINE = ("failed", "killed(9)"), ("interrupted", "stop_requested"), ("interrupted", "deadline")
+
+
+@pytest.mark.parametrize(
+    ("ends", "committed", "expected"),
+    [
+        ([KILLED] * 3, [0, 0, 0], 3),
+        ([None] * 3, [0, 0, 0], 3),
+        ([KILLED] * 9, range(1, 10), 0),
+        ([KILLED] * 4, [2, 0, 0, 0], 3),
+        ([KILLED] * 4, [0, 0, 2, 0], 1),
+        ([KILLED] * 4, [0, 0, 2, 2], 1),
+        ([STOPPED] * 9, [0] * 9, 0),
+        ([KILLED, STOPPED, KILLED, STOPPED, KILLED], [0] * 5, 3),
+        ([DEADLINE] * 3, [0, 0, 0], 3),
+        ([DEADLINE] * 3, [5, 10, 15], 0),
+        ([], [], 0),
+    ],
+)
+def test_attempts_without_a_new_checkpoint_are_counted(ends, committed, expected):
+    assert attempts_without_progress(attempts_of(ends, committed)) == expected
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5])
+def test_the_budget_can_be_set(budget):
+    for n in range(1, 7):
+        state = trial_state([facts(i, KILLED) for i in range(1, n + 1)], lambda f: False, budget)
+        assert state.state is (State.FAILED if n >= budget else State.INTERRUPTED)
+
+
+def test_only_an_orderly_stop_is_free():
+    assert set(FREE_REASONS) == {"stop_requested"}
+    assert set(FREE_REASONS) < set(OUTSIDE_REASONS)
