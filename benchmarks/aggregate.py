@@ -3,7 +3,7 @@
     python benchmarks/aggregate.py [--trials 10000] [--rows 100] [--metrics 5] [--in FOLDER] [--no-build]
 
 Every measurement runs in a fresh process with warm file caches, three times in turn; the least counts. The last line is
-JSON. Claims: cold <= 3 x the limit, unchanged second call <= 0.1 x the first, peak memory < 1 GB.
+JSON. Aims: cold <= 3 x the limit, unchanged second call <= 0.1 x the first, peak memory < 1 GB.
 """
 
 from __future__ import annotations

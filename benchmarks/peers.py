@@ -59,9 +59,12 @@ def cold_python(folder):
 
 
 def submitit_local(folder):
+    import os
+
     import submitit
     from local_overhead import train_once
 
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent)])  # its jobs unpickle by import
     executor = submitit.LocalExecutor(folder / "submitit")
     executor.update_parameters(timeout_min=5)
     began = time.perf_counter()

@@ -240,18 +240,21 @@ def print_table(found: SweepDir, output_format: str, out: str) -> bool:
     color = out == "-" and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     width = shutil.get_terminal_size((100, 24)).columns if color else 100
     write_out(render(made, output_format, width=width, color=color), out)
-    for warning in results.warnings:
+    for warning in (*results.warnings, *(made.warnings if output_format == "csv" else ())):
         click.echo(f"warning: {warning}", err=True)
     return results.has_damage
 
 
-def write_out(text: str, out: str) -> None:
-    from dlcluster.files import write_text
+def write_out(content: str | bytes, out: str) -> None:
+    """To standard output (`-`), or replacing a file as a whole."""
+    from dlcluster.files import write_bytes
 
+    data = content if isinstance(content, bytes) else content.rstrip("\n").encode() + b"\n"
     if out == "-":
-        click.echo(text.rstrip("\n"))
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
     else:
-        write_text(Path(out), text if text.endswith("\n") else text + "\n")
+        write_bytes(Path(out), data)
 
 
 @app.command(cls=Command)
@@ -259,14 +262,14 @@ def write_out(text: str, out: str) -> None:
 @click.argument("what", type=click.Choice(("trials", "metrics")))
 @runs_dir_option
 @click.option("--format", "file_format", type=click.Choice(("csv", "parquet")), default="csv", show_default=True)
-@click.option("--out", required=True, help="The file to write; - for standard output (CSV only).")
+@click.option("--out", required=True, help="The file to write; - for standard output.")
 def export(run: str, what: str, runs_dir: Path, file_format: str, out: str) -> None:
     """All trials, or all rows of metrics, for other programs."""
     from dlcluster.queries import aggregate_sweep, find_sweep
-    from dlcluster.results.tables import export as export_frame
+    from dlcluster.results.rendering import export_bytes
 
     _plan, results = aggregate_sweep(find_sweep(run, runs_dir))
-    export_frame(results, what, Path("/dev/stdout") if out == "-" else Path(out), file_format)
+    write_out(export_bytes(results, what, file_format), out)
 
 
 @app.command(cls=Command)

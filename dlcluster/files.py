@@ -91,7 +91,19 @@ def make_dir(path: Path) -> None:
 
 
 def make_dir_exclusively(path: Path) -> bool:
-    """Claim `path` by making it: True for exactly one of all who try, on any file system."""
+    """Claim `path` by making it: True for exactly one of all who try, on any file system.
+
+    Raises FileNotFoundError if the folder that it shall lie in is gone.
+    """
+    try:
+        return _claim(path)
+    except FileNotFoundError:
+        if not appears(path.parent):
+            raise
+        return _claim(path)
+
+
+def _claim(path: Path) -> bool:
     try:
         _mkdir(path, exist_ok=False)
     except FileExistsError:
@@ -243,14 +255,14 @@ def reserve_space(path: Path, n_bytes: int) -> None:
 @contextmanager
 def open_to_read(path: Path) -> Iterator[int]:
     """A file descriptor of a regular file. Raises OSError for anything else: a FIFO would make us wait for ever."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        with _named(path):
+    with _named(path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             yield fd
-    finally:
-        os.close(fd)
+        finally:
+            os.close(fd)
 
 
 def again_if_stale(read: Callable[[], T]) -> T:

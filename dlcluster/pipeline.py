@@ -257,7 +257,7 @@ def launch(result: SweepResult, code: Path, snapshot: str | None, options: Sweep
     finally:
         if executor.poll():
             executor.ask_to_stop()
-        executor.close()
+        executor.close(settings["grace"])  # something went wrong here: no reason for trials not to save
         view.end()
     result.unfinished = follower.unfinished()
     result.interrupted = executor.is_stopping

@@ -10,7 +10,7 @@
                           /predictions/validation-00000300.npz      the child
                           /tensorboard/                             the child, or `dlcluster tensorboard`
     workers/<id>/heartbeat.json, spare, stop|cancel|hold            that worker (markers: a command)
-    results/                          tables and the aggregator's index: a cache, deleting it loses nothing
+    results/                          tables and indexes of readers: a cache, deleting it loses nothing
 
 Only the process that claimed an attempt's folder writes in it; a reader never does.
 
@@ -177,7 +177,9 @@ class SubmissionDir:
         return self.path / "intent.json"
 
     def read_intent(self) -> dict[str, Any] | None:
-        return read_json(self.intent)
+        """None if it was never finished. A worker that starts at once may have to wait until its node can see it."""
+        intent = read_json(self.intent)
+        return read_json(self.intent) if intent is None and appears(self.intent) else intent
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,11 @@ class SweepDir:
         return self.path / "results"
 
     @property
+    def status_index(self) -> Path:
+        """A cache of `status`: deleting it loses nothing."""
+        return self.results_dir / "status.json"
+
+    @property
     def submissions_dir(self) -> Path:
         return self.path / "submissions"
 
@@ -263,10 +270,9 @@ class SweepDir:
 
     def read_plan(self) -> Plan:
         """The header and all trials. Raises UsageError if there is no sweep here, DamagedError if it is unreadable."""
-        try:
-            rows, damage, _ = read_json_lines(self.plan_file)
-        except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"{self.path}: no sweep here (no plan.jsonl)", "see `--runs-dir`") from None
+        if not self.has_plan():
+            raise UsageError(f"{self.path}: no sweep here (no plan.jsonl)", "see `--runs-dir`")
+        rows, damage, _ = read_json_lines(self.plan_file)
         if not rows or rows[0].get("kind") != "sweep":
             raise self._damaged("its first line is not readable")
         header, n_planned = rows[0], rows[0].get("n_trials", len(rows) - 1)

@@ -49,8 +49,8 @@ def leave_children(n, pid_file):
             time.sleep(600)
             os._exit(0)
         pids.append(pid)
-    # and one that has left the process group altogether
-    stray = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    # and one that has left the process group altogether, with a child of its own
+    stray = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
     with open(pid_file, "w") as file:
         file.write(" ".join(map(str, [*pids, stray.pid])))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -58,13 +59,15 @@ class Project:
         """A command that goes on running; its output is kept for `communicate`."""
         return subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "dlcluster", *arguments],
-            cwd=self.root,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
+            **{
+                "cwd": self.root,
+                "env": self.environment(),
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                "text": True,
+                **options,
+            },
         )
 
     def run(self, *arguments: str, code: int | None = 0, timeout: float = 120, **options: Any) -> Finished:
@@ -162,6 +165,11 @@ def processes_with(token: str) -> list[int]:
         if state != "Z" and token.encode() in text:
             found.append(int(entry.name))
     return found
+
+
+def pause(seconds: float) -> None:
+    """For faults that strike at a given moment, ready or not. To wait for something, use `wait_until`."""
+    select.select([], [], [], seconds)
 
 
 def strict_json(text: str) -> Any:

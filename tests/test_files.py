@@ -288,8 +288,10 @@ def test_modes_are_private_whatever_the_umask(tmp_path, umask):
 
 def test_a_claim_is_won_once(tmp_path):
     assert [make_dir_exclusively(tmp_path / "0001") for _ in range(3)] == [True, False, False]
-    with pytest.raises(FileNotFoundError):
-        make_dir_exclusively(tmp_path / "gone" / "0001")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for parent in ("gone", "nowhere"):
+        with pytest.raises(FileNotFoundError):
+            make_dir_exclusively(tmp_path / parent / "0001")
 
 
 # -- reading --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcluster.errors import SubmissionError
-from dlcluster.files import make_dir, write_json
+from dlcluster.files import make_dir, sync_dir, write_json
 from dlcluster.run_dir import Plan, SweepDir
 
 # Enough for a checkpoint of two minutes; a trial that shall save within a time limit needs this much of it.
@@ -67,6 +67,8 @@ def write_intent(
             "rules": dict(rules),
         },
     )
+    for parent in (sweep.trials_dir, sweep.submissions_dir, sweep.path, sweep.path.parent):
+        sync_dir(parent)  # the names of the folders just made; workers see to what is below
     return submission_id
 
 

@@ -19,6 +19,7 @@ from dlcluster.results.intervals import ALPHA
 from dlcluster.results.series import Objective
 from dlcluster.trial import canonical_json
 
+LONG_VALUE = 24  # characters: a longer value may be broken over lines
 MAX_DECIMALS = 12
 SPREADSHEET_COMMANDS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -101,7 +102,7 @@ def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     rows, level = table.rows, f"{100 * (1 - table.alpha):.4g}%"
     columns: dict[str, list[str]] = {
         "#": [number(value) for value in rows["rank"]],
-        "config": list(rows["config"]),
+        "config": short_ids(list(rows["config"])),
         "role": list(rows["role"]) if rows["role"].nunique() > 1 else [],
         **{name.removeprefix("param."): [number(value) for value in rows[name]] for name in table.params},
         f"{table.objective.metric} [{level}]": [
@@ -112,10 +113,24 @@ def cells(table: Table) -> tuple[list[str], list[list[str]]]:
         "seed sd": [number(value, 2) for value in rows["seed_sd"]],
         "epochs": [number(value, 3) for value in rows["epochs"]],
         "seconds": [number(value, 3) for value in rows["seconds"]],
-        "state": list(rows["state"]) if set(rows["state"]) != {"completed"} else [],
+        "state": list(rows["state"]),
     }
     shown = {name: values for name, values in columns.items() if any(values)}
     return [one_line(name) for name in shown], [list(row) for row in zip(*shown.values(), strict=True)]
+
+
+def short_ids(ids: list[str]) -> list[str]:
+    """The first digits of the ids, as many as tell them apart (at least 6)."""
+    n = 6
+    while n < max(map(len, ids), default=0) and len({text[:n] for text in ids}) < len(set(ids)):
+        n += 1
+    return [text[:n] for text in ids]
+
+
+def folded(header: str, values: list[str]) -> str:
+    """A header that is wider than its column, broken after an underscore: `weight_` above `decay`."""
+    width = max(map(len, values), default=0)
+    return header if len(header) <= max(width, 8) or "[" in header else header.replace("_", "_\n").replace(" ", "\n")
 
 
 # -- formats ------------------------------------------------------------------------------------------------------
@@ -131,10 +146,16 @@ def _terminal(table: Table, width: int, color: bool) -> str:
     from rich.text import Text
 
     headers, rows = cells(table)
-    grid = RichTable(box=None, pad_edge=False, header_style="bold" if color else "", show_edge=False)
-    for header in headers:
+    widest = [max(len(text) for text in column) for column in zip(headers, *rows, strict=True)]
+    gap = 2 if sum(widest) + 2 * len(widest) <= width else 1
+    style = "bold" if color else ""
+    grid = RichTable(box=None, pad_edge=False, header_style=style, show_edge=False, padding=(0, gap, 0, 0))
+    for i, header in enumerate(headers):
+        values = [row[i] for row in rows]
         is_text = header in ("config", "role", "state")
-        grid.add_column(Text(header), justify="left" if is_text else "right", overflow="fold", no_wrap="[" in header)
+        may_fold = "[" not in header and (header == "state" or max(map(len, values), default=0) > LONG_VALUE)
+        justify = "left" if is_text else "right"
+        grid.add_column(Text(folded(header, values)), justify=justify, overflow="fold", no_wrap=not may_fold)
     for row in rows:
         grid.add_row(*map(Text, row))
     console = Console(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,7 +34,7 @@ class Pulse:
             "last": None,
             "ended": "",
         }
-        self._failures: Counter[str] = Counter()
+        self._failures: dict[str, list[str]] = {}  # the first trials that failed in this way
         self._success_seen = False
         self._next_beat = self._next_look = -math.inf
 
@@ -78,21 +77,23 @@ class Pulse:
         if state == State.COMPLETED.value:
             self._success_seen = True
         elif state == State.FAILED.value and outcome.get("signature"):
-            self._failures[outcome["signature"]] += 1
+            trials = self._failures.setdefault(outcome["signature"], [])
+            if trial_id not in trials and len(trials) < IDENTICAL_FAILURES_THAT_HOLD:
+                trials.append(trial_id)
 
     def shall_hold(self, signature: str) -> bool:
-        """Whether this failure has happened often enough, in all workers of the submission, without one success."""
+        """Whether enough trials have failed like this, in all workers of the submission, without one success."""
         if self._success_seen or not signature:
             return False
         self._write()
-        total = 0
+        trials: set[str] = set()
         for worker in self._fellows():
             beat = worker.read_heartbeat() or {}
             if beat.get("finished", {}).get(State.COMPLETED.value):
                 self._success_seen = True
                 return False
-            total += beat.get("failures", {}).get(signature, 0)
-        return total >= IDENTICAL_FAILURES_THAT_HOLD
+            trials.update(beat.get("failures", {}).get(signature, ()))
+        return len(trials) >= IDENTICAL_FAILURES_THAT_HOLD
 
     def hold(self, message: str) -> None:
         write_text(self.dir.marker("hold"), message + "\n", durable=False)

@@ -24,7 +24,7 @@ from dlcluster.worker.pulse import Pulse
 from dlcluster.worker.records import Recorder, RunDirectoryGone
 from dlcluster.worker.stopping import WARNINGS, Patience, SignalLog, StopFlag, adopt_orphans
 
-TICK_S = 1.0
+TICK_S, SHORTEST_TICK_S = 1.0, 0.05
 TIME_FOR_THE_RECORD = 0.1  # of the margin: left when a trial that has not stopped is killed
 DID_NOT_STOP = {"state": State.INTERRUPTED.value, "reason": "stop_requested", "message": "did not stop in time"}
 
@@ -128,7 +128,7 @@ class Supervisor:
         self.patience, self._time_to_kill_at, self._was_killed = Patience(), None, False
         outcome: dict[str, Any] | None = None
         while outcome is None:
-            outcome = forker.poll(TICK_S)
+            outcome = forker.poll(self._tick_s())
             self._look_around()
             if self.stop_reason or self._cancelled_trial == claim.trial.id:
                 self._ask_child_to_stop()
@@ -137,6 +137,14 @@ class Supervisor:
                 return None
         outcome["seconds"] = round(time.monotonic() - began, 3)
         return self._judge(outcome, claim, began)
+
+    def _tick_s(self) -> float:
+        """Until the next look around: a second, or less if something is to be done before."""
+        moments = [self.patience.at, None if self._was_killed else self._time_to_kill_at]
+        if not self.stop_reason:
+            moments.append(self._deadline())
+        left = min((moment - time.monotonic() for moment in moments if moment is not None), default=TICK_S)
+        return min(max(left, SHORTEST_TICK_S), TICK_S)
 
     def _lose_patience(self, forker: Forker) -> None:
         if self.patience.is_over():
@@ -260,8 +268,13 @@ class Supervisor:
     # -- the clock ---------------------------------------------------------------------------------------------
 
     def _deadline_margin_reached(self) -> bool:
+        deadline = self._deadline()
+        return deadline is not None and time.monotonic() >= deadline
+
+    def _deadline(self) -> float | None:
+        """When trials are asked to stop, so that they have ended before the worker's time has."""
         limit = self.rules["time"]
-        return limit is not None and time.monotonic() - self.started >= limit - self.rules["margin"]
+        return None if limit is None else self.started + limit - self.rules["margin"]
 
     def _has_time_for_another(self) -> bool:
         if self._deadline_margin_reached():

@@ -16,7 +16,6 @@ needs_bindfs = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("bindfs") is None or not Path("/dev/fuse").exists(),
     reason="two views of one folder need root, bindfs and /dev/fuse",
 )
-CACHE_S = 15
 
 
 @contextmanager
@@ -34,8 +33,8 @@ def small_disk(folder: Path, size: str, options: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def stale_view(source: Path, folder: Path, cache_s: int = CACHE_S) -> Iterator[Path]:
-    """The same folder as another NFS client would see it: looks-ups and attributes are remembered for `cache_s`."""
+def stale_view(source: Path, folder: Path, cache_s: int) -> Iterator[Path]:
+    """The same folder as another NFS client would see it: look-ups and attributes are remembered for `cache_s`."""
     folder.mkdir(parents=True, exist_ok=True)
     caches = f"attr_timeout={cache_s},entry_timeout={cache_s},negative_timeout={cache_s}"
     made = subprocess.run(["bindfs", "-o", caches, source, folder], capture_output=True, text=True, check=False)

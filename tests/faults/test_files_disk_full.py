@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from dlcluster.errors import WorkerExit
 from dlcluster.worker import checkpoints
 from tests.faults.disks import fill, needs_root, small_disk
+from tests.faults.workers import run_worker, start_worker, submit_only
 from tests.support import check_oracle, expected_history, make_project, wait_until
 
 pytestmark = needs_root
@@ -112,51 +111,16 @@ def test_metrics_that_do_not_fit_leave_whole_lines_and_the_end_still_fits(projec
     check_oracle(project)
 
 
-def submit_only(project):
-    """A submission without workers. Returns its id."""
-    from dlcluster.pipeline import SweepOptions, View, run_sweep
-
-    class Submitted(Exception):
-        pass
-
-    from dlcluster.launch import local
-
-    def stop_here(_self):
-        raise Submitted
-
-    original, local.LocalExecutor.start = local.LocalExecutor.start, stop_here
-    try:
-        with pytest.raises(Submitted):
-            run_sweep(project.spec, SweepOptions(runs_dir=project.runs), View())
-    finally:
-        local.LocalExecutor.start = original
-    return project.sweep.submissions()[-1].path.name
-
-
-def run_worker(project, submission, worker="w-0001", **options):
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "dlcluster.worker", str(project.sweep.path)]
-        + ["--submission", submission, "--worker", f"{submission}-{worker}"],
-        cwd=project.root,
-        env=project.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **options,
-    )
-
-
 def test_a_worker_that_cannot_write_a_byte_says_so_and_leaves_with_81(project):
     submission = submit_only(project)
     ballast = fill(project.runs)
     worker = run_worker(project, submission)
-    assert worker.returncode == WorkerExit.DISK, worker.stderr
-    assert "Traceback" not in worker.stderr
-    assert "No space left on device" in worker.stderr
-    assert str(project.sweep.path) in worker.stderr
+    assert worker.code == WorkerExit.DISK, worker.err
+    assert "Traceback" not in worker.err
+    assert "No space left on device" in worker.err
+    assert str(project.sweep.path) in worker.err
     ballast.unlink()
-    assert run_worker(project, submission, "w-0002").returncode == 0
+    assert run_worker(project, submission, 2).code == 0
     check_oracle(project)
 
 
@@ -166,14 +130,7 @@ def test_a_worker_whose_spare_space_is_taken_too_reports_by_its_exit_code(projec
         space={"start": [1.0]}, fixed={"steps": 200, "every": 2, "pause": 0.02, "blob": 60_000}, launch={"parallel": 1}
     )
     submission = submit_only(project)
-    worker = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "dlcluster.worker", str(project.sweep.path)]
-        + ["--submission", submission, "--worker", f"{submission}-0000"],
-        cwd=project.root,
-        env=project.environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    worker = start_worker(project, submission)
     (trial,) = project.trials()
     folder = project.sweep.trial(trial)
     wait_until(lambda: len(checkpoints.manifests(folder)) == 2, "two checkpoints")
@@ -185,7 +142,7 @@ def test_a_worker_whose_spare_space_is_taken_too_reports_by_its_exit_code(projec
     assert "Traceback" not in err
     assert project.ends(trial) in ([""], ["failed disk"])  # the last page of the journal may have had room
     ballast.unlink()
-    assert run_worker(project, submission, "w-0002").returncode == 0
+    assert run_worker(project, submission, 2).code == 0
     check_oracle(project)
 
 

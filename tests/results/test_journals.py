@@ -148,7 +148,8 @@ def test_any_byte_flipped_never_raises_and_costs_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     "bad",
-    [b"{}}", b"[1]", b"7", b"null", b'"text"', b"{", b'{"a":1},{"b":2}', b"\xff\xfe", b"[" * 100_000,
+    [b"{}}", b"[1]", b"7", b"null", b'"text"', b"{", b'{"a":1},{"b":2}',
+     b'{"kind":"note"},{"kind":"note"}', b"\xff\xfe", b"[" * 100_000,
      b'{"kind":"metrics","step":1,"time":1,"metrics":{"\\ud800":1.0}}', b'{"kind":"metrics","step":1e400}'],
 )  # fmt: skip
 def test_bad_lines_are_counted_with_their_place(tmp_path, bad):
@@ -156,6 +157,13 @@ def test_bad_lines_are_counted_with_their_place(tmp_path, bad):
     reading = read(trial_with(tmp_path, b"".join([*lines[:2], bad, b"\n", *lines[2:]])))
     mark = reading.marks[0]
     assert (mark.n_bad_lines, mark.first_bad_offset) == (1, len(lines[0]) + len(lines[1]))
+    assert_same_rows(as_rows(reading.series), complete_rows(JOURNAL))
+
+
+def test_two_lines_that_would_be_one_record_are_none(tmp_path):
+    journal = line(kind="note", message="a") + b'{"kind":"note","a":[1\n2]}\n' + JOURNAL
+    reading = read(trial_with(tmp_path, journal))
+    assert reading.marks[0].n_bad_lines == 2
     assert_same_rows(as_rows(reading.series), complete_rows(JOURNAL))
 
 

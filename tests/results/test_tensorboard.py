@@ -10,8 +10,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from dlcluster.results.aggregate import aggregate
 from dlcluster.event_files import distinct_tags
+from dlcluster.results.aggregate import aggregate
 from dlcluster.results.tensorboard import open_writer, write_tensorboard
 
 from .builder import Sweep, state_of

@@ -108,7 +108,7 @@ class Tape:
 
     def note(self, op, path, **more):
         path = os.fspath(path)
-        if not path.startswith(self.under) or path.endswith("log.txt") or path.endswith("workers.log"):
+        if not os.path.join(path, "").startswith(self.under) or path.endswith("log.txt") or path.endswith("workers.log"):
             return
         if os.path.join(self.under, "count", "code") in path:
             return  # snapshots are checked by their hash instead
