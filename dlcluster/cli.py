@@ -89,7 +89,9 @@ def resume(run: str, fail_on_trial_error: bool, quiet: bool, **flags: Any) -> No
     from dlcluster.queries import find_sweep
     from dlcluster.screen import make_view
 
-    options = SweepOptions(runs_dir=flags["runs_dir"], parallel=flags["parallel"], dry_run=flags["dry_run"])
+    options = SweepOptions(
+        runs_dir=flags["runs_dir"], parallel=flags["parallel"], dry_run=flags["dry_run"], import_check=False
+    )
     again = FINAL_BUT_NOT_DONE if flags["failed"] else frozenset()
     found = find_sweep(run, options.runs_dir)
     result = resume_sweep(found, again, flags["trial"], options, make_view(quiet=quiet))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcluster import __version__
 from dlcluster.errors import UsageError
-from dlcluster.files import make_dir, share_with_group, write_json, write_json_lines, write_text
+from dlcluster.files import share_with_group, write_json
 from dlcluster.journal import State
 from dlcluster.launch.plan import LaunchPlan, make_launch_plan
 from dlcluster.launch.status import TrialStatus, hold_message, read_statuses
-from dlcluster.run_dir import Plan, SweepDir, plan_rows
-from dlcluster.trial import Trial
+from dlcluster.launch.top_up import merge_plan, write_plan
+from dlcluster.run_dir import Plan, SweepDir
 
 if TYPE_CHECKING:
     from dlcluster.launch.follow import Progress
@@ -80,7 +80,7 @@ def run_sweep(spec_file: Path, options: SweepOptions, view: View) -> SweepResult
     spec = read_spec(spec_file, options)
     expansion = expand_spec(spec)
     sweep = SweepDir((options.runs_dir / spec.name).resolve())
-    plan = merge_plan(sweep, spec, expansion.trials)
+    plan = merge_plan(sweep, plan_header(spec), expansion.trials)
     launch_plan = make_launch_plan(read_statuses(sweep, plan))
     result = SweepResult(sweep, plan, launch_plan)
     if options.dry_run or not launch_plan.wanted:
@@ -93,7 +93,7 @@ def run_sweep(spec_file: Path, options: SweepOptions, view: View) -> SweepResult
     check_job(spec, sweep, options)
     if spec.share == "group":
         share_with_group()
-    write_plan(sweep, plan, spec)
+    result.plan = write_plan(sweep, plan, spec.text)
     code, snapshot = store_code(spec, sweep, options, view)
     store_provenance(sweep, spec.project_root, options)
     return launch(result, code, snapshot, options, view)
@@ -129,9 +129,9 @@ def expand_spec(spec: Spec) -> Expansion:
     return expand(spec)
 
 
-def merge_plan(sweep: SweepDir, spec: Spec, trials: Sequence[Trial]) -> Plan:
-    """What is planned already, in its order, then what is new. Raises UsageError if the name holds another sweep."""
-    header = {
+def plan_header(spec: Spec) -> dict[str, Any]:
+    """What a run directory says about its sweep: the resolved spec, so that nobody has to read YAML again."""
+    return {
         "name": spec.name,
         "fingerprint": spec.fingerprint,
         "identity": spec.identity(),
@@ -139,32 +139,6 @@ def merge_plan(sweep: SweepDir, spec: Spec, trials: Sequence[Trial]) -> Plan:
         "project_root": str(spec.project_root),
         "version": __version__,
     }
-    if not sweep.has_plan():
-        return Plan(header, tuple(trials))
-    known = sweep.read_plan()
-    refuse_another_sweep(sweep, known.header["identity"], header["identity"])
-    seen = {trial.id for trial in known.trials}
-    return Plan(header, (*known.trials, *(trial for trial in trials if trial.id not in seen)))
-
-
-def refuse_another_sweep(sweep: SweepDir, known: dict[str, Any], given: dict[str, Any]) -> None:
-    """Same name, other question: the two must not be mixed in one run directory."""
-    if known == given:
-        return
-    lines = [f"  {key}: {old!r} in the run directory, {new!r} now" for key, old, new in differences(known, given)]
-    raise UsageError(
-        f"{sweep.path} holds another sweep; these keys differ:\n" + "\n".join(lines),
-        "give the new sweep another name (--name NAME), or delete the old run directory",
-    )
-
-
-def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The leaves in which two JSON values differ, with their key paths."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new or type(old) is not type(new):
-        yield path, old, new
 
 
 def check_run_dir(sweep: SweepDir) -> None:
@@ -182,6 +156,8 @@ def check_job(spec: Spec, sweep: SweepDir, options: SweepOptions) -> None:
 
     description = None
     if spec.job is not None and options.import_check:
+        if has_passed(spec, sweep, options):
+            return
         description = inspect_job(spec.job, spec.project_root)
         if not description["ok"]:
             hint = "--no-import-check leaves this to the workers"
@@ -192,11 +168,15 @@ def check_job(spec: Spec, sweep: SweepDir, options: SweepOptions) -> None:
             raise SpecError(problems)
 
 
-def write_plan(sweep: SweepDir, plan: Plan, spec: Spec) -> None:
-    for folder in (sweep.path, sweep.trials_dir, sweep.workers_dir, sweep.submissions_dir, sweep.results_dir):
-        make_dir(folder)
-    write_json_lines(sweep.plan_file, plan_rows(plan.header, plan.trials))
-    write_text(sweep.spec_file, spec.text)
+def has_passed(spec: Spec, sweep: SweepDir, options: SweepOptions) -> bool:
+    """Whether the same code has been checked against the same parameters before an earlier submission."""
+    from dlcluster.launch.snapshot import hash_of_code
+    from dlcluster.launch.submission import snapshots_that_passed
+
+    passed = snapshots_that_passed(sweep)
+    return (
+        bool(passed) and spec.code == "snapshot" and hash_of_code(spec.project_root, sweep, options.runs_dir) in passed
+    )
 
 
 def store_code(spec: Spec, sweep: SweepDir, options: SweepOptions, view: View) -> tuple[Path, str | None]:
@@ -245,7 +225,7 @@ def launch(result: SweepResult, code: Path, snapshot: str | None, options: Sweep
     sweep, plan, launch_plan = result.sweep, result.plan, result.launch_plan
     settings = {**plan.spec["launch"], **({"parallel": options.parallel} if options.parallel else {})}
     slots = make_slots(settings, visible_gpus(), len(os.sched_getaffinity(0)), len(launch_plan.wanted))
-    submission = write_intent(sweep, launch_plan.wanted, make_rules(plan, code), snapshot)
+    submission = write_intent(sweep, launch_plan.wanted, make_rules(plan, code), snapshot, checked=options.import_check)
     executor = LocalExecutor(sweep, submission, slots)
     follower = Follower(sweep, plan, launch_plan.wanted)
     view.begin(sweep, plan, launch_plan)

@@ -32,10 +32,17 @@ def go_wrong(kind):
         ctypes.string_at(0)
     if kind == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
+    use_up(kind)
+
+
+def use_up(kind):
+    """Memory, time or the disk."""
     if kind == "hog":
         hog = []
         while True:
             hog.append(bytearray(os.urandom(1) * (8 << 20)))
+    if kind == "hang":
+        time.sleep(600)
     if kind == "diskfull":
         raise OSError(28, "No space left on device", "somewhere")
 

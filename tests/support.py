@@ -227,7 +227,7 @@ def submit(project: Project, **rules: Any) -> str:
     launch_plan = make_launch_plan(read_statuses(project.sweep, plan))
     pipeline.write_plan(project.sweep, plan, spec)
     code, snapshot = pipeline.store_code(spec, project.sweep, options, pipeline.View())
-    return write_intent(project.sweep, launch_plan.wanted, {**make_rules(plan, code), **rules}, snapshot)
+    return write_intent(project.sweep, launch_plan.wanted, {**make_rules(plan, code), **rules}, snapshot, checked=True)
 
 
 def start_worker(project: Project, submission: str, number: int = 0, **options: Any) -> subprocess.Popen[str]:

@@ -189,6 +189,20 @@ def test_editing_the_code_changes_nothing_that_is_planned_and_is_said(project):
     assert "the code has changed since the last call" in said.err
 
 
+def test_a_job_is_imported_for_its_check_only_when_the_code_is_new(project):
+    probe = project.root.parent / "imports.txt"
+    text = (project.root / "counter.py").read_text()
+    (project.root / "counter.py").write_text(f"{text}\nopen({str(probe)!r}, 'a').write('x')\n")
+    project.write_spec(launch={"parallel": 1})
+    project.run_sweep()
+    assert probe.read_text() == "xx"  # once to look at it, once in the worker
+    project.run_sweep("--set", "seeds=2")
+    assert probe.read_text() == "xxx"
+    (project.root / "other.py").write_text("")
+    project.run_sweep("--set", "seeds=3")
+    assert probe.read_text() == "xxxxx"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

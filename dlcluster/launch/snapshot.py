@@ -46,8 +46,7 @@ def take_snapshot(root: Path, sweep: SweepDir, runs_dir: Path) -> Snapshot:
     """
     root = root.resolve()
     try:
-        # with `--runs-dir .` runs lie among the code: only those that are recognised as runs are left out then
-        selection = select_files(root, frozenset({runs_dir.resolve(), sweep.path.resolve()} - {root}))
+        selection = _select(root, sweep, runs_dir)
         found = _content_hash(selection.files)
         if not verify_snapshot(sweep.code_dir / found, found):
             found = _copy(selection, sweep.code_dir, found)
@@ -60,6 +59,16 @@ def take_snapshot(root: Path, sweep: SweepDir, runs_dir: Path) -> Snapshot:
     return Snapshot(
         found, sweep.code_dir / found, len(selection.files), n_bytes, selection.ignored, sorted(set(selection.notes))
     )
+
+
+def hash_of_code(root: Path, sweep: SweepDir, runs_dir: Path) -> str:
+    """The hash that a snapshot taken now would have. Raises what `take_snapshot` raises for an unusable project."""
+    return _content_hash(_select(root.resolve(), sweep, runs_dir).files)
+
+
+def _select(root: Path, sweep: SweepDir, runs_dir: Path) -> Selection:
+    # with `--runs-dir .` runs lie among the code: only those that are recognised as runs are left out then
+    return select_files(root, frozenset({runs_dir.resolve(), sweep.path.resolve()} - {root}))
 
 
 def verify_snapshot(path: Path, expected_hash: str) -> bool:

@@ -47,7 +47,9 @@ def _status_from_entry(trial: Trial, entry: Any, folder: int | None) -> TrialSta
     if folder is None:
         return None
     match entry:
-        case [inode, int(n_attempts), int(step), dict() | None as metrics, int() | float() as seconds] if inode == folder:
+        case [inode, int(n_attempts), int(step), dict() | None as metrics, int() | float() as seconds] if (
+            inode == folder
+        ):
             return TrialStatus(trial, COMPLETED, n_attempts, step, metrics, float(seconds))
         case _:
             return None

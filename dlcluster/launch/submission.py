@@ -49,7 +49,12 @@ def default_margin(time_s: float | None) -> float:
 
 
 def write_intent(
-    sweep: SweepDir, wanted: Sequence[tuple[str, int]], rules: Mapping[str, Any], snapshot: str | None
+    sweep: SweepDir,
+    wanted: Sequence[tuple[str, int]],
+    rules: Mapping[str, Any],
+    snapshot: str | None,
+    *,
+    checked: bool = False,
 ) -> str:
     """Record, durably, what is about to be started. Returns the id of the submission: ids sort by time."""
     submission_id = next_submission_id(sweep)
@@ -63,6 +68,7 @@ def write_intent(
             "time": time.time(),
             "python": sys.executable,
             "snapshot": snapshot,
+            "checked": checked,
             "trials": [list(entry) for entry in wanted],
             "rules": dict(rules),
         },
@@ -99,4 +105,4 @@ def make_shards(sweep: SweepDir, wanted: Sequence[tuple[str, int]]) -> None:
 def snapshots_that_passed(sweep: SweepDir) -> set[str]:
     """Hashes of code whose job has been imported and checked before an earlier submission."""
     intents = (submission.read_intent() for submission in sweep.submissions())
-    return {intent["snapshot"] for intent in intents if intent and intent["snapshot"]}
+    return {intent["snapshot"] for intent in intents if intent and intent["snapshot"] and intent.get("checked")}
