@@ -338,11 +338,13 @@ def appears(path: Path, timeout_s: float = NEGATIVE_CACHE_S) -> bool:
 
 
 def _is_listed(path: Path) -> bool:
+    """Whether the list of its folder has the name; for a folder that cannot be found either, whether its own has."""
+    folder = path.parent
     try:
-        return path.name in os.listdir(path.parent)
-    except (FileNotFoundError, NotADirectoryError):
-        return path.parent != path and _is_listed(path.parent)
-    except PermissionError:
+        return path.name in os.listdir(folder)
+    except FileNotFoundError:
+        return folder != path and not os.path.islink(folder) and _is_listed(folder)
+    except (NotADirectoryError, PermissionError):
         return False
 
 

@@ -310,6 +310,6 @@ def _subfolders(path: Path) -> list[Path]:
     try:
         with os.scandir(path) as entries:
             names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [path / name for name in sorted(names)]

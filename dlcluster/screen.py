@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -56,13 +57,16 @@ class PlainView(View):
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # the terminal may be gone, and the trials shall still be saved
+                print(text, file=sys.stderr, flush=True)
 
     def begin(self, sweep: SweepDir, plan: Plan, launch_plan: LaunchPlan) -> None:
         self.say(
             f"{plan.header['name']}: {len(launch_plan.wanted)} of {len(plan.trials)} trials to run in {sweep.path}"
         )
-        self._old_handlers = {number: signal.signal(number, self._interrupt) for number in STOP_SIGNALS}
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup, and meant to be
+                self._old_handlers[number] = signal.signal(number, self._interrupt)
         self._next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:

@@ -215,19 +215,24 @@ def check_files(path: Path) -> None:
 
 
 def submit(project: Project, **rules: Any) -> str:
-    """Write the plan and a submission of all that is missing, as `sweep` does, but start nothing."""
+    """All that `sweep` does until it starts workers, with some rules changed. Returns the id of the submission."""
     from dlcluster import pipeline
-    from dlcluster.launch.plan import make_launch_plan
-    from dlcluster.launch.status import read_statuses
     from dlcluster.launch.submission import make_rules, write_intent
 
-    options = pipeline.SweepOptions(runs_dir=project.runs)
-    spec = pipeline.read_spec(project.spec, options)
-    plan = pipeline.merge_plan(project.sweep, spec, pipeline.expand_spec(spec).trials)
-    launch_plan = make_launch_plan(read_statuses(project.sweep, plan))
-    pipeline.write_plan(project.sweep, plan, spec)
-    code, snapshot = pipeline.store_code(spec, project.sweep, options, pipeline.View())
-    return write_intent(project.sweep, launch_plan.wanted, {**make_rules(plan, code), **rules}, snapshot, checked=True)
+    written = []
+
+    def only_write(result: Any, code: Path, snapshot: str | None, *_others: Any) -> Any:
+        all_rules = {**make_rules(result.plan, code), **rules}
+        written.append(write_intent(result.sweep, result.launch_plan.wanted, all_rules, snapshot))
+        return result
+
+    launch, pipeline.launch = pipeline.launch, only_write
+    try:
+        options = pipeline.SweepOptions(runs_dir=project.runs, import_check=False)
+        pipeline.run_sweep(project.spec, options, pipeline.View())
+    finally:
+        pipeline.launch = launch
+    return written[0]
 
 
 def start_worker(project: Project, submission: str, number: int = 0, **options: Any) -> subprocess.Popen[str]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from dlcluster import files
 from dlcluster.files import (
     AppendFile,
-    append_json_line,
     appears,
+    append_json_line,
     find_last_line,
     json_line,
     make_dir,
@@ -34,7 +35,11 @@ from tests.support import wait_until
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
@@ -70,7 +75,9 @@ def test_what_is_appended_is_read_back(tmp_path, rows):
 
 
 @quick
-@given(rows=ROWS, cut=st.integers(0, 10_000), zeros=st.integers(0, 40), later=st.dictionaries(st.text(), JSON, max_size=2))
+@given(
+    rows=ROWS, cut=st.integers(0, 10_000), zeros=st.integers(0, 40), later=st.dictionaries(st.text(), JSON, max_size=2)
+)
 def test_any_cut_leaves_what_was_before_it_and_the_next_line_is_whole(tmp_path, rows, cut, zeros, later):
     whole = b"".join(map(json_line, rows))
     cut = min(cut, len(whole))
@@ -324,7 +331,9 @@ def test_a_file_that_went_stale_is_opened_once_more(target, monkeypatch):
 
 
 @quick
-@given(lines=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=30), tail=st.binary(max_size=9))
+@given(
+    lines=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=30), tail=st.binary(max_size=9)
+)
 def test_the_last_line_with_a_text_is_found_from_the_end(tmp_path, lines, tail):
     path = fresh(tmp_path)
     tail = tail.replace(b"\n", b"")
@@ -369,6 +378,16 @@ def test_half_a_surrogate_pair_in_a_message_costs_a_character_not_the_record(tar
     assert read_json_lines(target)[0] == [{"message": "file ?.txt"}]
     write_json(target, {"message": "file \udcff.txt"})
     assert read_json(target) == {"message": "file ?.txt"}
+
+
+def test_what_can_never_appear_is_not_waited_for(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    began = time.monotonic()
+    for folder in ("file", "link", "missing"):
+        assert not appears(tmp_path / folder / "a" / "b")
+        assert not appears(tmp_path / folder / "a")
+    assert time.monotonic() - began < 5
 
 
 def test_every_record_is_strict_json_of_one_line():

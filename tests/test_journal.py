@@ -101,7 +101,9 @@ KINDS = st.sampled_from(["start", "resume", "metrics", "checkpoint", "note", "en
 @settings(max_examples=200, deadline=None)
 @given(
     rows=st.lists(
-        st.fixed_dictionaries({}, optional={k: ANY for k in ("step", "metrics", "state", "reason")} | {"kind": KINDS | ANY})
+        st.fixed_dictionaries(
+            {}, optional={k: ANY for k in ("step", "metrics", "state", "reason")} | {"kind": KINDS | ANY}
+        )
     )
 )
 def test_records_that_are_not_what_their_kind_says_never_raise(rows):

@@ -90,7 +90,7 @@ def test_event_files_are_written_while_training_and_afterwards(project):
 def test_cancel_ends_what_runs_and_resume_failed_goes_on(project):
     project.write_spec(**SLOW)
     sweep = project.start("sweep", "sweep.yaml")
-    wait_until(lambda: all(project.rows(t, 1)[3:] for t in project.trials()) if project.sweep.has_plan() else False, "rows")
+    wait_until(lambda: project.sweep.has_plan() and all(project.rows(t, 1)[3:] for t in project.trials()), "rows")
     assert "2 worker(s) told to stop" in project.run("cancel", "count").out
     sweep.communicate(timeout=30)
     assert [project.ends(trial) for trial in project.trials()] == [["cancelled by_user"]] * 2
@@ -102,7 +102,7 @@ def test_cancel_ends_what_runs_and_resume_failed_goes_on(project):
 def test_one_trial_can_be_cancelled(project):
     project.write_spec(fixed={"steps": 60, "every": 1, "pause": 0.05})
     sweep = project.start("sweep", "sweep.yaml")
-    wait_until(lambda: all(project.rows(t, 1)[3:] for t in project.trials()) if project.sweep.has_plan() else False, "rows")
+    wait_until(lambda: project.sweep.has_plan() and all(project.rows(t, 1)[3:] for t in project.trials()), "rows")
     first, second = project.trials()
     project.run("cancel", "count", "--trial", first.id)
     sweep.communicate(timeout=60)
@@ -131,6 +131,18 @@ def test_a_terminal_shows_a_live_picture(project):
     assert "2 running" in text
     assert "loss=" in text
     assert "2/2 done" in text
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(project):
+    import signal
+
+    project.write_spec(fixed={"steps": 30, "every": 10, "pause": 0.05})
+    sweep = project.start("sweep", "sweep.yaml", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_until(lambda: project.sweep.has_plan() and all(project.rows(t, 1)[3:] for t in project.trials()), "rows")
+    sweep.send_signal(signal.SIGHUP)
+    sweep.communicate(timeout=60)
+    assert sweep.returncode == 0
+    check_oracle(project)
 
 
 def read_all(fd, timeout):

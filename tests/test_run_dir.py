@@ -92,7 +92,9 @@ def test_no_plan_is_no_sweep(sweep):
         sweep.read_plan()
 
 
-@pytest.mark.parametrize("name", ["../../x", "t*", "0001;rm", "", "0" * 11, "0" * 13, "0" * 12 + "\n", "ABCDEFABCDEF", "é" * 12])
+@pytest.mark.parametrize(
+    "name", ["../../x", "t*", "0001;rm", "", "0" * 11, "0" * 13, "0" * 12 + "\n", "ABCDEFABCDEF", "é" * 12]
+)
 def test_a_name_that_is_no_trial_id_is_never_looked_for(sweep, trials, name):
     write_plan(sweep, trials)
     with pytest.raises(UsageError, match="no such trial id"):

@@ -157,7 +157,7 @@ def save_index(sweep: SweepDir, objective: Objective, entries: Sequence[TrialEnt
     """Replace the index; `rows` are those of the entries, in their order. False if that is not possible here."""
     header = {"format": INDEX_FORMAT, "objective": asdict(objective), "entries": list(map(_entry_to_json, entries))}
     line, table = orjson.dumps(header) + b"\n", _series_to_arrow(rows)
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="lz4")  # metrics hardly shrink any further with zstd
     try:
         make_dir_exclusively(sweep.results_dir)  # this folder only: a run directory that is gone is not made again
         with replace_when_done(index_file(sweep)) as scratch, pa.OSFile(str(scratch), "wb") as sink:

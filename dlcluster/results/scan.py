@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dlcluster.journal import AttemptFacts, TrialState
 from dlcluster.results.index import Index, TrialEntry, entry_of
-from dlcluster.results.reading import Unreadable, list_attempts, read_on, read_trial, stat_journal
+from dlcluster.results.reading import Unreadable, list_journals, read_on, read_trial, stat_journal
 from dlcluster.results.series import Objective, Series
 from dlcluster.run_dir import Plan, SweepDir, TrialDir
 
@@ -34,15 +34,16 @@ class Reading:
 def scan(sweep: SweepDir, plan: Plan, state_of: StateOf, index: Index, objective: Objective) -> Reading:
     """Every trial of the plan that has left something behind. Raises IndexLost."""
     reading = Reading()
-    on_disk = _list_trials(sweep, plan, reading)
+    folders = _list_trials(sweep, plan, reading)
     for trial in plan.trials:
         known = index.entries.get(trial.id)
-        if trial.id not in on_disk:
+        folder = folders.get(trial.id)
+        if folder is None:
             if known and known.marks:
                 reading.gone.append(sweep.trial(trial).path)
             continue
         try:
-            _read_one(reading, sweep.trial(trial), trial.id, index, objective)
+            _read_one(reading, folder, trial.id, index, objective)
         except Unreadable as problem:
             reading.problems.append(problem)
             continue
@@ -52,33 +53,33 @@ def scan(sweep: SweepDir, plan: Plan, state_of: StateOf, index: Index, objective
     return reading
 
 
-def _read_one(reading: Reading, trial: TrialDir, trial_id: str, index: Index, objective: Objective) -> None:
+def _read_one(reading: Reading, folder: str, trial_id: str, index: Index, objective: Objective) -> None:
     """Put the trial's entry into the reading, and its metrics if they are not those of the index."""
     known = index.entries.get(trial_id)
-    if known and known.is_final and _has_same_end(trial, known):
+    if known and known.is_final and _has_same_end(folder, known):
         reading.entries[trial_id] = known
         return
-    attempts = list_attempts(trial)
+    journals = list_journals(folder)
     if known is None or known.is_final:
-        new = read_trial(trial, attempts)
-    elif len(attempts) == len(known.marks) and all(
-        mark.number == attempt.number and mark.is_unchanged(stat_journal(attempt))
-        for mark, attempt in zip(known.marks, attempts, strict=True)
+        new = read_trial(journals)
+    elif len(journals) == len(known.marks) and all(
+        mark.number == journal.number and mark.is_unchanged(stat_journal(journal))
+        for mark, journal in zip(known.marks, journals, strict=True)
     ):
         reading.entries[trial_id] = known
         return
     else:
-        new = read_on(known.reading(index.series(known)), trial, attempts)
+        new = read_on(known.reading(index.series(known)), journals)
     reading.entries[trial_id] = entry_of(trial_id, new, objective)
     reading.fresh[trial_id] = new.series
     reading.n_bytes += new.n_bytes
 
 
-def _has_same_end(trial: TrialDir, known: TrialEntry) -> bool:
-    """One look at the newest journal. As text: ten thousand `Path`s take as long as all the looks."""
+def _has_same_end(folder: str, known: TrialEntry) -> bool:
+    """One look at the newest journal."""
     last = known.marks[-1]
     try:
-        now = os.stat(f"{trial.path}/{_journal_of(last.number)}")
+        now = os.stat(f"{folder}/{_journal_of(last.number)}")
     except OSError:
         return False
     return last.is_unchanged(now)
@@ -90,15 +91,19 @@ def _journal_of(number: int) -> str:
     return str(TrialDir(Path()).attempt(number).journal)
 
 
-def _list_trials(sweep: SweepDir, plan: Plan, reading: Reading) -> set[str]:
-    """The ids of the trials that have a folder: one scandir a shard. Everything else there is noted as foreign."""
+def _list_trials(sweep: SweepDir, plan: Plan, reading: Reading) -> dict[str, str]:
+    """The trials that have a folder, and its path: one scandir a shard. Everything else there is noted as foreign.
+
+    Paths are text here: ten thousand `Path`s take as long as all the looks.
+    """
     expected: dict[str, set[str]] = {}
     for trial in plan.trials:
         expected.setdefault(trial.shard, set()).add(trial.id)
-    on_disk: set[str] = set()
+    folders: dict[str, str] = {}
     for shard in _folders(sweep.trials_dir, expected, reading):
-        on_disk |= _folders(sweep.trials_dir / shard, expected[shard], reading)
-    return on_disk
+        path = sweep.trials_dir / shard
+        folders |= {name: f"{path}/{name}" for name in _folders(path, expected[shard], reading)}
+    return folders
 
 
 def _folders(path: Path, expected: Iterable[str], reading: Reading) -> set[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-NUMBERS = {int, float, type(None)}
+NUMBERS = {int, float, bool, type(None)}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.step)
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Is every metric there in every row, and finite? (What is not there is NaN.)"""
+        return bool(np.isfinite(self.values).all())
 
     def take(self, rows: Any) -> Series:
         """Some of the rows, by any numpy index."""
@@ -117,6 +123,7 @@ def _put_back(series: Series, row: int, words: Mapping[str, str]) -> None:
             series.values[row, series.names.index(name)] = float(word)
 
 
+ARRAYS = ("step", "time", "attempt", "values", "present")
 EMPTY = _series((), [], [], 0, np.empty((0, 0)))
 
 
@@ -132,6 +139,8 @@ def is_valid(record: Mapping[str, Any]) -> bool:
 def stack(parts: Sequence[Series]) -> Series:
     """The rows of all parts, one below the other, with the metrics of all in the order in which they appear."""
     names = tuple(dict.fromkeys(name for part in parts for name in part.names))
+    if parts and all(part.names == names for part in parts):
+        return Series(names, *(np.concatenate([getattr(part, field) for part in parts]) for field in ARRAYS))
     n = sum(map(len, parts))
     values, present = np.full((n, len(names)), np.nan), np.zeros((n, len(names)), dtype=bool)
     columns_of: dict[tuple[str, ...], Any] = {}
@@ -209,6 +218,8 @@ class Objective:
 def score_of(series: Series, objective: Objective) -> tuple[float, int] | None:
     """The score of a trial and the step it belongs to; None if there is none that is finite."""
     values, usable = series.column(objective.metric)
+    if objective.at == "last" and series.is_finite and len(series) and objective.metric in series.names:
+        return float(values[-1]), int(series.step[-1])
     if objective.skips_nonfinite:
         usable = usable & ~_grave_rows(series, objective.metric)
     if objective.at == "best":
@@ -230,6 +241,8 @@ def _grave_rows(series: Series, metric: str) -> NDArray[np.bool_]:
 
 def last_values(series: Series) -> dict[str, float | None]:
     """Each metric as it was when it was logged last; None if it was not finite then."""
+    if series.is_finite and len(series):
+        return dict(zip(series.names, series.values[-1].tolist(), strict=True))
     if len(series) and series.present[-1].all():
         row = series.values[-1].tolist()
     else:
@@ -239,5 +252,4 @@ def last_values(series: Series) -> dict[str, float | None]:
 
 
 def has_nonfinite(series: Series) -> bool:
-    finite = np.isfinite(series.values)
-    return not finite.all() and bool((series.present & ~finite).any())
+    return not series.is_finite and bool((series.present & ~np.isfinite(series.values)).any())

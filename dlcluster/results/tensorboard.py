@@ -12,7 +12,7 @@ from pathlib import Path
 from dlcluster.event_files import EventWriter, Scalars, distinct_tags, event_file
 from dlcluster.files import make_dir, write_bytes
 from dlcluster.results.aggregate import Results
-from dlcluster.results.reading import Unreadable, list_attempts, read_trial
+from dlcluster.results.reading import Unreadable, list_journals, read_trial
 from dlcluster.results.series import EMPTY, Objective, Series
 from dlcluster.run_dir import SweepDir
 from dlcluster.trial import Trial
@@ -57,7 +57,7 @@ def write_tensorboard(sweep: SweepDir, results: Results | None = None, out: Path
 
 def _history(sweep: SweepDir, trial: Trial) -> Series:
     try:
-        return read_trial(sweep.trial(trial), list_attempts(sweep.trial(trial))).series
+        return read_trial(list_journals(sweep.trial(trial).path)).series
     except Unreadable:
         return EMPTY
 

@@ -188,7 +188,9 @@ PLACES = (
     ("child", "fsync"),
     ("child", "close"),
 )
-ALL_PLACES = [(role, name) for role in ("command", "worker", "child") for name in NAMES if name not in ("chmod", "listdir")]
+ALL_PLACES = [
+    (role, name) for role in ("command", "worker", "child") for name in NAMES if name not in ("chmod", "listdir")
+]
 
 
 def fault_cases():
@@ -297,11 +299,14 @@ def recorded_sweep(project):
     log = project.root / "operations"
     job = (project.root / "counter.py").read_text()
     job = job.replace("            return\n", "            return\n", 1).replace(
-        "def swallow(", "def predicting(run, **params):\n    train(run, **params)\n"
-        "    run.predictions('validation', [1, 2, 3], correct=[1, 0, 1])\n\n\ndef swallow("
+        "def swallow(",
+        "def predicting(run, **params):\n    train(run, **params)\n"
+        "    run.predictions('validation', [1, 2, 3], correct=[1, 0, 1])\n\n\ndef swallow(",
     )
     job = job.replace("def predicting(run, **params)", "def predicting(run, *, start=1.0, steps=6, every=2, pause=0.0)")
-    job = job.replace("    train(run, **params)\n", "    train(run, start=start, steps=steps, every=every, pause=pause)\n")
+    job = job.replace(
+        "    train(run, **params)\n", "    train(run, start=start, steps=steps, every=every, pause=pause)\n"
+    )
     (project.root / "counter.py").write_text(job)
     project.write_spec(**SPEC, job="counter:predicting")
     project.runs.mkdir()

@@ -22,7 +22,18 @@ from tests.support import make_project
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="counting system calls needs strace")
 SEEDS = 10
 # What asks a file server something: looking up a name, or reading the names in a folder.
-METADATA_CALLS = ("open", "openat", "stat", "lstat", "newfstatat", "statx", "access", "faccessat2", "readlink", "getdents64")
+METADATA_CALLS = (
+    "open",
+    "openat",
+    "stat",
+    "lstat",
+    "newfstatat",
+    "statx",
+    "access",
+    "faccessat2",
+    "readlink",
+    "getdents64",
+)
 SIZES = [3_000, pytest.param(100_000, marks=pytest.mark.long)]
 
 
@@ -37,7 +48,10 @@ def fill_run_directory(sweep, trials, n_steps=3):
         os.mkdir(folder.parent)
         os.mkdir(folder)
         start = {"kind": "start", "time": 1.0, "trial": trial.id, "attempt": 1, **owner}
-        rows = [start, *({"kind": "metrics", "time": 2.0, "step": k, "metrics": {"loss": 1 / k}} for k in range(1, n_steps + 1))]
+        rows = [
+            start,
+            *({"kind": "metrics", "time": 2.0, "step": k, "metrics": {"loss": 1 / k}} for k in range(1, n_steps + 1)),
+        ]
         rows.append({"kind": "end", "time": 3.0, "state": "completed", "reason": "", "seconds": 2.0, "exit": 0})
         (folder / "journal.jsonl").write_bytes(b"".join(map(json_line, rows)))
         (folder / "log.txt").write_bytes(b"")
@@ -51,8 +65,7 @@ def many(request, tmp_path_factory):
     project.write_spec(
         space={"start": {"uniform": [1, 2]}}, sampler={"kind": "random", "trials": n_configs}, seeds=SEEDS
     )
-    from dlcluster.pipeline import expand_spec, merge_plan, read_spec, write_plan
-    from dlcluster.pipeline import SweepOptions
+    from dlcluster.pipeline import SweepOptions, expand_spec, merge_plan, read_spec, write_plan
 
     spec = read_spec(project.spec, SweepOptions())
     plan = merge_plan(project.sweep, spec, expand_spec(spec).trials)
@@ -92,7 +105,11 @@ def n_metadata_calls(project, code, tmp_path):
             count += is_ours
             if match[1].startswith("open"):
                 descriptors[match[3]] = is_ours
-        elif (match := re.search(r"getdents64\((\d+),.* = (\d+)", line)) and descriptors.get(match[1]) and match[2] != "0":
+        elif (
+            (match := re.search(r"getdents64\((\d+),.* = (\d+)", line))
+            and descriptors.get(match[1])
+            and match[2] != "0"
+        ):
             count += 1
     log.unlink()
     return count
@@ -125,7 +142,12 @@ def test_a_full_scan_takes_three_lookups_a_trial_and_the_second_a_tenth_of_one(m
 def test_commands_stay_small(many):
     n = len(many.trials())
     figures = []
-    for arguments in (("sweep", "sweep.yaml", "--dry-run"), ("status", "count"), ("status", "count"), ("table", "count")):
+    for arguments in (
+        ("sweep", "sweep.yaml", "--dry-run"),
+        ("status", "count"),
+        ("status", "count"),
+        ("table", "count"),
+    ):
         seconds, megabytes, out = measured(many, *arguments)
         figures.append(f"{' '.join(arguments)}: {seconds:.1f} s, {megabytes:.0f} MB")
         assert megabytes < 500, figures
@@ -135,7 +157,11 @@ def test_commands_stay_small(many):
 
 def test_five_inodes_a_trial(many):
     n = len(many.trials()) - 10
-    found = int(subprocess.run(["find", many.sweep.trials_dir, "-printf", "x"], capture_output=True, check=True).stdout.count(b"x"))
+    found = int(
+        subprocess.run(["find", many.sweep.trials_dir, "-printf", "x"], capture_output=True, check=True).stdout.count(
+            b"x"
+        )
+    )
     n_shards = len(list(many.sweep.trials_dir.iterdir()))
     assert found == 1 + n_shards + 5 * n
     assert max(len(os.listdir(shard)) for shard in many.sweep.trials_dir.iterdir()) <= 1000
@@ -195,7 +221,9 @@ def test_a_trial_that_was_deleted_or_begun_again_is_not_believed_to_be_done(some
     assert quick == slow
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"format":1}', b'{"format":2,"trials":{}}', b"\0" * 99])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"format":1}', b'{"format":2,"trials":{}}', b"\0" * 99]
+)
 def test_an_index_that_is_damaged_or_foreign_is_ignored(some, content):
     some.sweep.status_index.write_bytes(content)
     quick, slow = both(some)

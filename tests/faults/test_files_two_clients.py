@@ -19,7 +19,6 @@ from tests.faults.disks import needs_bindfs, stale_view
 from tests.faults.workers import finish, start_worker, submit_only
 from tests.support import REPOSITORY, check_oracle, make_project, wait_until
 
-
 CACHES_S = [3, pytest.param(15, marks=pytest.mark.long)]
 
 
@@ -43,7 +42,14 @@ def project_on(a, name="project"):
 
 def look_for_everything(sweep):
     """What an impatient user on the other client does: now it remembers that none of this exists."""
-    for path in (sweep.path, sweep.plan_file, sweep.trials_dir, sweep.workers_dir, sweep.submissions_dir, sweep.code_dir):
+    for path in (
+        sweep.path,
+        sweep.plan_file,
+        sweep.trials_dir,
+        sweep.workers_dir,
+        sweep.submissions_dir,
+        sweep.code_dir,
+    ):
         assert not os.path.lexists(path)
 
 

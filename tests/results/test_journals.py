@@ -20,7 +20,7 @@ from dlcluster.files import AppendFile, make_dir, write_bytes
 from dlcluster.journal import merge_attempts
 from dlcluster.results.aggregate import aggregate
 from dlcluster.results.index import index_file
-from dlcluster.results.reading import list_attempts, read_on, read_trial
+from dlcluster.results.reading import list_journals, read_on, read_trial
 from dlcluster.run_dir import TrialDir
 
 from .builder import T0, Sweep, line, state_of
@@ -85,7 +85,7 @@ def trial_with(path, *journals):
 
 
 def read(trial):
-    return read_trial(trial, list_attempts(trial))
+    return read_trial(list_journals(trial.path))
 
 
 def complete_rows(data):
@@ -242,11 +242,11 @@ def test_reading_in_pieces_is_reading_at_once(tmp_path_factory, attempts, data):
         if not left[number]:
             del left[number]
         if data.draw(st.booleans()):
-            known = read_on(known, trial, list_attempts(trial))
+            known = read_on(known, list_journals(trial.path))
             assert_same_reading(known, read(trial))
     for file in files.values():
         file.close()
-    assert_same_reading(read_on(known, trial, list_attempts(trial)), read(trial))
+    assert_same_reading(read_on(known, list_journals(trial.path)), read(trial))
 
 
 def open_plain(path):
@@ -260,7 +260,7 @@ def test_only_what_is_new_is_read(tmp_path):
     file = AppendFile(trial.attempt(1).journal)
     file.write(more)
     file.close()
-    assert read_on(known, trial, list_attempts(trial)).n_bytes == len(more)
+    assert read_on(known, list_journals(trial.path)).n_bytes == len(more)
 
 
 # -- while others write and read ----------------------------------------------------------------------------------

@@ -16,7 +16,20 @@ import os
 import re
 import sys
 
-NAMES = ("open", "write", "fsync", "close", "replace", "mkdir", "chmod", "fstat", "pread", "ftruncate", "unlink", "listdir")
+NAMES = (
+    "open",
+    "write",
+    "fsync",
+    "close",
+    "replace",
+    "mkdir",
+    "chmod",
+    "fstat",
+    "pread",
+    "ftruncate",
+    "unlink",
+    "listdir",
+)
 ORIGINAL = {name: getattr(os, name) for name in NAMES}
 ORIGINAL_RENAME = os.rename
 TARGET = os.path.join("dlcluster", "files.py")
@@ -108,7 +121,11 @@ class Tape:
 
     def note(self, op, path, **more):
         path = os.fspath(path)
-        if not os.path.join(path, "").startswith(self.under) or path.endswith("log.txt") or path.endswith("workers.log"):
+        if (
+            not os.path.join(path, "").startswith(self.under)
+            or path.endswith("log.txt")
+            or path.endswith("workers.log")
+        ):
             return
         if os.path.join(self.under, "count", "code") in path:
             return  # snapshots are checked by their hash instead
