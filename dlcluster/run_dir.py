@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from dlcluster.errors import DamagedError, UsageError
-from dlcluster.files import Damage, appears, find_last_line, parse_json_line, read_ends, read_json, read_json_lines
+from dlcluster.file_reading import appears, find_last_line, read_ends
+from dlcluster.files import Damage, parse_json_line, read_json, read_json_lines
 from dlcluster.journal import AttemptFacts, History, facts_from_rows, merge_attempts
 from dlcluster.trial import ID_PATTERN, Trial
 

@@ -13,17 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlcluster import files
+from dlcluster import file_reading, files
+from dlcluster.file_reading import appears, find_last_line, read_bytes, read_ends
 from dlcluster.files import (
     AppendFile,
-    appears,
     append_json_line,
-    find_last_line,
     json_line,
     make_dir,
     make_dir_exclusively,
-    read_bytes,
-    read_ends,
     read_json,
     read_json_lines,
     replace_when_done,
@@ -323,7 +320,7 @@ def test_a_file_that_went_stale_is_opened_once_more(target, monkeypatch):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return pread(*arguments)
 
-    monkeypatch.setattr(files.os, "pread", stale_pread)
+    monkeypatch.setattr(file_reading.os, "pread", stale_pread)
     with pytest.raises(OSError, match="journal"):
         read_bytes(target)
     stale[:] = [True, False, False]
@@ -365,7 +362,7 @@ def test_only_the_list_of_a_folder_counts_as_a_no(tmp_path, monkeypatch):
             return False
         return lexists(path)
 
-    monkeypatch.setattr(files.os.path, "lexists", forgetful)
+    monkeypatch.setattr(file_reading.os.path, "lexists", forgetful)
     assert appears(tmp_path / "a" / "file")
     assert not appears(tmp_path / "a" / "other")
     assert not appears(tmp_path / "b" / "c" / "other")

@@ -44,13 +44,10 @@ def read_statuses_quickly(sweep: SweepDir, plan: Plan) -> list[TrialStatus]:
 
 def _status_from_entry(trial: Trial, entry: Any, folder: int | None) -> TrialStatus | None:
     """The status of a completed trial, if what is known is about the folder that is there now."""
-    if folder is None:
-        return None
     match entry:
-        case [inode, int(n_attempts), int(step), dict() | None as metrics, int() | float() as seconds] if (
-            inode == folder
-        ):
-            return TrialStatus(trial, COMPLETED, n_attempts, step, metrics, float(seconds))
+        case [int(inode), int(n_attempts), int(step), dict() | None as metrics, int() | float() as seconds]:
+            is_the_same = inode == folder
+            return TrialStatus(trial, COMPLETED, n_attempts, step, metrics, float(seconds)) if is_the_same else None
         case _:
             return None
 

@@ -69,15 +69,15 @@ def _read_and_save(sweep: SweepDir, state_of: StateOf, use_index: bool) -> Resul
     index = load_index(sweep, objective) if use_index else Index()
     try:
         reading, results = _aggregate(sweep, plan, state_of, index, objective)
-        rows = _rows_to_save(plan, reading, index) if use_index else None
+        parts = _parts_to_save(plan, reading, index) if use_index else None
     except IndexLost:
         index = Index()
         reading, results = _aggregate(sweep, plan, state_of, index, objective)
-        rows = _rows_to_save(plan, reading, index)
+        parts = _parts_to_save(plan, reading, index)
     if not sweep.has_plan():
         raise UsageError(f"{sweep.path}: gone while it was being read")
-    if rows is not None:
-        save_index(sweep, objective, _in_plan_order(plan, reading), rows)
+    if parts is not None:
+        save_index(sweep, objective, _in_plan_order(plan, reading), parts)
     return results
 
 
@@ -90,7 +90,7 @@ def _aggregate(
     def load() -> pd.DataFrame:
         try:
             entries = _in_plan_order(plan, reading)
-            return metrics_table(sweep.name, entries, _all_rows(plan, reading, index))
+            return metrics_table(sweep.name, entries, stack(_all_parts(plan, reading, index)))
         except IndexLost:
             return aggregate(sweep, state_of, use_index=False).metrics
 
@@ -104,16 +104,16 @@ def _in_plan_order(plan: Plan, reading: Reading) -> list[TrialEntry]:
     return [reading.entries[trial.id] for trial in plan.trials if trial.id in reading.entries]
 
 
-def _rows_to_save(plan: Plan, reading: Reading, index: Index) -> Series | None:
+def _parts_to_save(plan: Plan, reading: Reading, index: Index) -> list[Series] | None:
     """The metrics for a new index, or None if the old one is still good enough."""
     is_worth_it = reading.n_bytes >= REWRITE_FROM_BYTES or len(reading.fresh) >= REWRITE_FROM_TRIALS
     if is_worth_it or (reading.entries and index.source is None):
-        return _all_rows(plan, reading, index)
+        return _all_parts(plan, reading, index)
     return None
 
 
-def _all_rows(plan: Plan, reading: Reading, index: Index) -> Series:
-    return stack([_series_of(entry, reading, index) for entry in _in_plan_order(plan, reading)])
+def _all_parts(plan: Plan, reading: Reading, index: Index) -> list[Series]:
+    return [_series_of(entry, reading, index) for entry in _in_plan_order(plan, reading)]
 
 
 def _series_of(entry: TrialEntry, reading: Reading, index: Index) -> Series:

@@ -8,7 +8,7 @@ A cache: without it everything is read again. It is replaced as a whole, so offs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ import pyarrow as pa
 from dlcluster.files import make_dir_exclusively, replace_when_done
 from dlcluster.journal import State, TrialState
 from dlcluster.results.reading import AttemptMark, TrialReading
-from dlcluster.results.series import Objective, Series, has_nonfinite, last_values, score_of
+from dlcluster.results.series import Objective, Series, has_nonfinite, last_values, names_of, score_of, stack
 from dlcluster.run_dir import SweepDir
 
 INDEX_FORMAT = 1
 PREAMBLE_BYTES = 16
 PREFIX = "m:"
+# Written in pieces: memory that a process has not had before takes longer to get than to fill.
+BATCH_ROWS = 1 << 15
 # what a damaged or foreign file may raise while it is taken apart
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, pa.ArrowException)
 
@@ -153,34 +155,50 @@ def _entry_to_json(entry: TrialEntry) -> dict[str, Any]:
     return {**vars(entry), "marks": [tuple(vars(mark).values()) for mark in entry.marks]}
 
 
-def save_index(sweep: SweepDir, objective: Objective, entries: Sequence[TrialEntry], rows: Series) -> bool:
-    """Replace the index; `rows` are those of the entries, in their order. False if that is not possible here."""
+def save_index(sweep: SweepDir, objective: Objective, entries: Sequence[TrialEntry], parts: Sequence[Series]) -> bool:
+    """Replace the index; `parts` are the metrics of the entries, in order. False if that is not possible here."""
     header = {"format": INDEX_FORMAT, "objective": asdict(objective), "entries": list(map(_entry_to_json, entries))}
-    line, table = orjson.dumps(header) + b"\n", _series_to_arrow(rows)
+    line, names = orjson.dumps(header) + b"\n", names_of(parts)
     options = pa.ipc.IpcWriteOptions(compression="lz4")  # metrics hardly shrink any further with zstd
     try:
         make_dir_exclusively(sweep.results_dir)  # this folder only: a run directory that is gone is not made again
         with replace_when_done(index_file(sweep)) as scratch, pa.OSFile(str(scratch), "wb") as sink:
             sink.write(b"%015d\n" % len(line))
             sink.write(line)
-            with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-                writer.write_table(table)
+            with pa.ipc.new_stream(sink, _schema(names), options=options) as writer:
+                for batch in _batches(parts):
+                    writer.write_batch(_series_to_arrow(stack(batch, names)))
     except OSError:  # read-only, full, another owner, gone: a cache is not worth an error
         return False
     return True
 
 
-def _series_to_arrow(rows: Series) -> pa.Table:
-    columns = {"step": pa.array(rows.step), "time": pa.array(rows.time), "attempt": pa.array(rows.attempt)}
-    for k, name in enumerate(rows.names):
+def _schema(names: Sequence[str]) -> pa.Schema:
+    metrics = [(PREFIX + name, pa.float64()) for name in names]
+    return pa.schema([("step", pa.int64()), ("time", pa.float64()), ("attempt", pa.int32()), *metrics])
+
+
+def _batches(parts: Sequence[Series]) -> Iterator[list[Series]]:
+    batch, n_rows = [], 0
+    for part in parts:
+        batch.append(part)
+        n_rows += len(part)
+        if n_rows >= BATCH_ROWS:
+            yield batch
+            batch, n_rows = [], 0
+    yield batch
+
+
+def _series_to_arrow(rows: Series) -> pa.RecordBatch:
+    columns = [pa.array(rows.step), pa.array(rows.time), pa.array(rows.attempt)]
+    for k in range(len(rows.names)):
         present = np.ascontiguousarray(rows.present[:, k])
         mask = None if present.all() else ~present
-        columns[PREFIX + name] = pa.array(np.ascontiguousarray(rows.values[:, k]), mask=mask, from_pandas=False)
-    return pa.table(columns)
+        columns.append(pa.array(np.ascontiguousarray(rows.values[:, k]), mask=mask, from_pandas=False))
+    return pa.record_batch(columns, schema=_schema(rows.names))
 
 
 def _series_from_arrow(table: pa.Table) -> Series:
-    table = table.combine_chunks()
     names = [name for name in table.column_names if name.startswith(PREFIX)]
     values, present = np.full((len(table), len(names)), np.nan), np.ones((len(table), len(names)), dtype=bool)
     for k, name in enumerate(names):

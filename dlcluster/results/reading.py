@@ -7,7 +7,6 @@ import stat
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from dlcluster.run_dir import ATTEMPT_PATTERN, AttemptDir, TrialDir
 
 NOT_A_ROW = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 ATTEMPTS, JOURNAL = TrialDir(Path()).attempts_dir.name, AttemptDir(Path()).journal.name
-KIND, NEWLINE = itemgetter("kind"), 10
+NEWLINE = ord("\n")
 
 
 class Unreadable(Exception):
@@ -241,9 +240,8 @@ def _parse_lines(data: bytes, offset: int, number: int) -> Found:
 
 def _found(records: list[dict[str, Any]], bad: list[int], number: int) -> Found:
     """Raises one of NOT_A_ROW if a record is not what its kind says."""
-    kinds = list(map(KIND, records))
-    metrics = [record for record, kind in zip(records, kinds, strict=True) if kind == "metrics"]
-    others = [record for record, kind in zip(records, kinds, strict=True) if kind != "metrics"]
+    metrics = [record for record in records if record["kind"] == "metrics"]
+    others = [record for record in records if record["kind"] != "metrics"]
     if not all(map(is_sound, others)):
         raise ValueError("a record is not what its kind says")
     return Found(records, others, metrics[-1] if metrics else None, series_from_records(metrics, number), bad)

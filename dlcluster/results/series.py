@@ -136,9 +136,14 @@ def is_valid(record: Mapping[str, Any]) -> bool:
     return True
 
 
-def stack(parts: Sequence[Series]) -> Series:
-    """The rows of all parts, one below the other, with the metrics of all in the order in which they appear."""
-    names = tuple(dict.fromkeys(name for part in parts for name in part.names))
+def names_of(parts: Sequence[Series]) -> tuple[str, ...]:
+    """The metrics of all parts, in the order in which they appear."""
+    return tuple(dict.fromkeys(chain.from_iterable(part.names for part in parts)))
+
+
+def stack(parts: Sequence[Series], names: tuple[str, ...] | None = None) -> Series:
+    """The rows of all parts, one below the other, with the metrics of all or with these."""
+    names = names_of(parts) if names is None else names
     if parts and all(part.names == names for part in parts):
         return Series(names, *(np.concatenate([getattr(part, field) for part in parts]) for field in ARRAYS))
     n = sum(map(len, parts))

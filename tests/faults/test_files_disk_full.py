@@ -146,6 +146,17 @@ def test_a_worker_whose_spare_space_is_taken_too_reports_by_its_exit_code(projec
     check_oracle(project)
 
 
+def test_a_worker_that_cannot_even_complain_leaves_with_its_code(project):
+    """Its messages go to a file on the same full disk."""
+    submission = submit_only(project)
+    ballast = fill(project.runs)
+    with open("/dev/full", "w") as full:
+        worker = start_worker(project, submission, messages=full)
+        assert worker.wait(timeout=60) == WorkerExit.DISK
+        worker.stdout.close()
+    ballast.unlink()
+
+
 def test_the_spare_blocks_are_real(project):
     """A file of zeros or a hole would take no blocks on a compressing or thin disk, and give none back."""
     from dlcluster.files import reserve_space

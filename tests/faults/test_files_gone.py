@@ -86,6 +86,8 @@ def test_a_sweep_whose_run_directory_is_moved_says_so_and_goes_on_when_it_is_bac
     assert not project.sweep.path.exists()
     wait_until(lambda: not processes_with(str(project.root)), "the end of all its processes", 10)
     elsewhere.rename(project.sweep.path)
+    for scratch in project.sweep.path.rglob("*.tmp"):
+        scratch.unlink()  # its writer was killed in the middle, and could not find it any more
     project.run_sweep()
     check_oracle(project)
 

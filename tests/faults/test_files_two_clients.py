@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dlcluster.files import appears
+from dlcluster.file_reading import appears
 from dlcluster.pipeline import SweepOptions, View, run_sweep
 from dlcluster.run_dir import SweepDir
 from tests.faults.disks import needs_bindfs, stale_view

@@ -212,7 +212,7 @@ def test_a_held_sweep_runs_on_when_the_code_is_repaired(project):
     good = (project.root / "counter.py").read_text()
     (project.root / "counter.py").write_text(good.replace("state = run.resume()", "state = run.resum()"))
     project.write_spec(space=MANY)
-    project.run_sweep()
+    run_worker(project, submit(project))
     assert held_states(project) == {"held"}
     (project.root / "counter.py").write_text(good)
     project.run_sweep()
@@ -282,11 +282,13 @@ def test_workers_that_always_die_are_not_replaced_for_ever(project):
 
 def test_a_worker_that_cannot_even_start_is_not_started_for_ever(project):
     (project.root / "sitecustomize.py").write_text(
-        "import sys\nif 'dlcluster.worker' in sys.orig_argv:\n    raise SystemExit(7)\n"
+        "import sys\nif 'dlcluster.worker' in sys.orig_argv:\n"
+        "    print('start', file=open('starts', 'a'))\n    raise SystemExit(7)\n"
     )
     project.env["PYTHONPATH"] = str(project.root)
     done = project.run_sweep("--no-import-check", timeout=60)
     assert "a worker ended with exit code 1" in done.err
+    assert (project.root / "starts").read_text() == "start\n" * 2
     assert n_attempts(project) == 0
 
 

@@ -34,9 +34,15 @@ def submit_only(project: Project, *overrides: str) -> str:
 
 
 def start_worker(
-    project: Project, submission: str, number: int = 1, run_dir: Path | None = None, before: tuple[str, ...] = ()
+    project: Project,
+    submission: str,
+    number: int = 1,
+    *,
+    run_dir: Path | None = None,
+    before: tuple[str, ...] = (),
+    messages: Any = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
-    """A worker as a batch job would start it; `before` is a program to run it under."""
+    """A worker as a batch job would start it; `before` is a program to run it under, `messages` its standard error."""
     return subprocess.Popen(
         [*before, sys.executable, "-W", "ignore", "-m", "dlcluster.worker", str(run_dir or project.sweep.path)]
         + ["--submission", submission, "--worker", f"{submission}-{number:04d}"],
@@ -44,7 +50,7 @@ def start_worker(
         env=project.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=messages,
         text=True,
     )
 

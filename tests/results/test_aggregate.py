@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -323,7 +324,7 @@ def test_no_permission(sweep, monkeypatch):
     forbidden, real = sweep.trial_dir(0).attempts_dir, os.listdir
 
     def listdir(path):
-        if path == forbidden:
+        if Path(path) == forbidden:
             raise PermissionError(errno.EACCES, "Permission denied")
         return real(path)
 

@@ -1,8 +1,8 @@
-"""Wraps the functions of `os` that `dlcluster/files.py` calls: counts them, notes them, makes the n-th of them fail.
+"""Wraps the functions of `os` that `dlcluster/files.py` and `file_reading.py` call: counts them, notes them, makes the n-th of them fail.
 
     DLCLUSTER_FAULT=worker/replace:EIO@3    the third os.replace of a worker's own process raises EIO
     DLCLUSTER_FAULT=any/write:ENOSPC@1+     every os.write of every process raises ENOSPC
-    DLCLUSTER_CALLS=FILE                    a line a call: role, function, line number in files.py
+    DLCLUSTER_CALLS=FILE                    a line a call: role, function, file and line
     DLCLUSTER_RECORD=FILE                   a JSON line an operation, whoever asks for it, on paths below
     DLCLUSTER_RECORD_UNDER=FOLDER           this one: enough to play them on a simulated disk
 
@@ -32,7 +32,7 @@ NAMES = (
 )
 ORIGINAL = {name: getattr(os, name) for name in NAMES}
 ORIGINAL_RENAME = os.rename
-TARGET = os.path.join("dlcluster", "files.py")
+TARGETS = (os.path.join("dlcluster", "files.py"), os.path.join("dlcluster", "file_reading.py"))
 
 
 class Fault:
@@ -73,8 +73,8 @@ class Injector:
         @functools.wraps(original)
         def call(*args, **kwargs):
             frame = sys._getframe(1)
-            if frame.f_code.co_filename.endswith(TARGET):
-                self.on_call(name, frame.f_lineno, args)
+            if frame.f_code.co_filename.endswith(TARGETS):
+                self.on_call(name, f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}", args)
             return original(*args, **kwargs)
 
         return call
@@ -121,11 +121,7 @@ class Tape:
 
     def note(self, op, path, **more):
         path = os.fspath(path)
-        if (
-            not os.path.join(path, "").startswith(self.under)
-            or path.endswith("log.txt")
-            or path.endswith("workers.log")
-        ):
+        if not os.path.join(path, "").startswith(self.under) or path.endswith(("log.txt", "workers.log")):
             return
         if os.path.join(self.under, "count", "code") in path:
             return  # snapshots are checked by their hash instead
