@@ -119,12 +119,10 @@ class Index:
     def _load_rows(self) -> Series:
         try:
             self.source.seek(self.start)
-            rows = _series_from_arrow(pa.ipc.open_stream(pa.py_buffer(self.source.read())).read_all())
+            reader = pa.ipc.open_stream(pa.py_buffer(self.source.read()))
+            return _series_from_arrow(reader, sum(entry.n_rows for entry in self.entries.values()))
         except BROKEN as error:
             raise IndexLost(str(error)) from error
-        if len(rows) != sum(entry.n_rows for entry in self.entries.values()):
-            raise IndexLost("entries and metrics disagree")
-        return rows
 
 
 def load_index(sweep: SweepDir, objective: Objective) -> Index:
@@ -198,13 +196,21 @@ def _series_to_arrow(rows: Series) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=_schema(rows.names))
 
 
-def _series_from_arrow(table: pa.Table) -> Series:
-    names = [name for name in table.column_names if name.startswith(PREFIX)]
-    values, present = np.full((len(table), len(names)), np.nan), np.ones((len(table), len(names)), dtype=bool)
-    for k, name in enumerate(names):
-        column = table.column(name)
-        values[:, k] = column.to_numpy()
-        if column.null_count:
-            present[:, k] = column.is_valid().to_numpy()
-    step, time, attempt = (table.column(name).to_numpy() for name in ("step", "time", "attempt"))
+def _series_from_arrow(reader: pa.RecordBatchReader, n_rows: int) -> Series:
+    """Raises ValueError, among others, if there are not as many rows."""
+    names = [name for name in reader.schema.names if name.startswith(PREFIX)]
+    step, time, attempt = (np.empty(n_rows, dtype=kind) for kind in (np.int64, np.float64, np.int32))
+    values, present = np.empty((n_rows, len(names))), np.ones((n_rows, len(names)), dtype=bool)
+    at = 0
+    for batch in reader:
+        rows = slice(at, at + len(batch))
+        step[rows], time[rows], attempt[rows] = (batch.column(name).to_numpy() for name in ("step", "time", "attempt"))
+        for k, name in enumerate(names):
+            column = batch.column(name)
+            values[rows, k] = column.to_numpy(zero_copy_only=False)
+            if column.null_count:
+                present[rows, k] = column.is_valid().to_numpy(zero_copy_only=False)
+        at += len(batch)
+    if at != n_rows:
+        raise ValueError("entries and metrics disagree")
     return Series(tuple(name[len(PREFIX) :] for name in names), step, time, attempt, values, present)

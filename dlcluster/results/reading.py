@@ -78,7 +78,7 @@ class AttemptMark:
 
 
 class Journal(NamedTuple):
-    """Where an attempt's journal is, or will be. The path is text: ten thousand `Path`s take as long as all the looks."""
+    """Where an attempt's journal is, or will be. As text: ten thousand `Path`s take as long as all the looks."""
 
     number: int
     path: str

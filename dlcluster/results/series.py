@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from itertools import chain, groupby
 from typing import Any
 
@@ -92,10 +92,18 @@ def _series(names: tuple[str, ...], steps: list[int], times: list[float], attemp
         names,
         np.array(steps, dtype=np.int64),
         np.array(times, dtype=np.float64),
-        np.full(len(steps), attempt, dtype=np.int32),
+        _filled(len(steps), attempt, np.int32),
         values,
-        np.ones(values.shape, dtype=bool),
+        _filled(values.shape, True, np.bool_),
     )
+
+
+@lru_cache(4)
+def _filled(shape: int | tuple[int, int], value: int, kind: type) -> NDArray[Any]:
+    """An array of one value that all trials of the same length share."""
+    array = np.full(shape, value, dtype=kind)
+    array.flags.writeable = False
+    return array
 
 
 def _from_layouts(
@@ -104,8 +112,8 @@ def _from_layouts(
     names = tuple(dict.fromkeys(name for keys, _ in layouts for name in keys))
     if len(layouts) <= 1:
         return _series(names, steps, times, attempt, flat.reshape(len(steps), len(names)))
-    series = _series(names, steps, times, attempt, np.full((len(steps), len(names)), np.nan))
-    series.present[:] = False
+    shape = len(steps), len(names)
+    series = replace(_series(names, steps, times, attempt, np.full(shape, np.nan)), present=np.zeros(shape, dtype=bool))
     position = row = 0
     for keys, count in layouts:
         columns = [names.index(name) for name in keys]
@@ -143,8 +151,8 @@ def names_of(parts: Sequence[Series]) -> tuple[str, ...]:
 
 def stack(parts: Sequence[Series], names: tuple[str, ...] | None = None) -> Series:
     """The rows of all parts, one below the other, with the metrics of all or with these."""
-    names = names_of(parts) if names is None else names
-    if parts and all(part.names == names for part in parts):
+    names, parts = names_of(parts) if names is None else names, parts or [EMPTY]
+    if all(part.names == names for part in parts):
         return Series(names, *(np.concatenate([getattr(part, field) for part in parts]) for field in ARRAYS))
     n = sum(map(len, parts))
     values, present = np.full((n, len(names)), np.nan), np.zeros((n, len(names)), dtype=bool)
@@ -157,10 +165,7 @@ def stack(parts: Sequence[Series], names: tuple[str, ...] | None = None) -> Seri
         values[row : row + len(part), columns] = part.values
         present[row : row + len(part), columns] = part.present
         row += len(part)
-    joined = [np.concatenate([getattr(p, field) for p in parts] or [[]]) for field in ("step", "time", "attempt")]
-    step, time, attempt = (
-        array.astype(kind, copy=False) for array, kind in zip(joined, (np.int64, np.float64, np.int32), strict=True)
-    )
+    step, time, attempt = (np.concatenate([getattr(part, field) for part in parts]) for field in ARRAYS[:3])
     return Series(names, step, time, attempt, values, present)
 
 

@@ -80,10 +80,9 @@ def test_asked_twice_trials_are_killed_at_once(project):
     wait_for_step(project, 1, n_trials=2)
     command.send_signal(signal.SIGINT)
     wait_until(lambda: "stopping" in command.stderr.readline(), "the command to say that it stops")
-    began = time.monotonic()
     command.send_signal(signal.SIGINT)
-    done = end_of(command)
-    assert (done.code, time.monotonic() - began < 5) == (130, True)
+    wait_until(lambda: not family(project)["child"], "the end of the trials, long before their grace of 30 s", 10)
+    assert end_of(command).code == 130
     nothing_runs(project, 1)
     assert {row["state"] for row in project.status()["trials"]} == {"interrupted"}
 
@@ -110,7 +109,9 @@ def test_a_terminal_that_goes_away_is_one_request(project):
 @pytest.mark.long
 def test_a_terminal_that_goes_away_leaves_the_grace_to_save(project):
     """The same for a trial that needs longer to save than the command waits for workers that only have to leave."""
-    slow_trial(project, grace="30s", seconds=8).kill()
+    worker = slow_trial(project, grace="30s", seconds=8)
+    worker.kill()
+    worker.communicate()
     ours, theirs = pty.openpty()
     tty.setraw(ours)
     command = project.start("sweep", "sweep.yaml", stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)

@@ -177,6 +177,27 @@ def test_numbers_that_json_does_not_have_become_missing(tmp_path):
     assert series.present[1].all()
 
 
+def test_truth_values_beside_missing_ones_are_numbers(tmp_path):
+    journal = line(kind="metrics", step=1, time=1, metrics={"a": True}) + (
+        b'{"kind":"metrics","step":2,"time":2,"metrics":{"a":null}}\n'
+    )
+    reading = read(trial_with(tmp_path, journal))
+    assert (reading.series.values[0, 0], reading.marks[0].n_bad_lines) == (1.0, 0)
+    assert np.isnan(reading.series.values[1, 0])
+
+
+def test_attempts_of_one_length_share_no_row_with_another_layout(tmp_path):
+    """Columns that are the same for all attempts of one length are one array: no layout may write into it."""
+    same = b"".join(line(kind="metrics", step=i, time=i, metrics={"a": 0.5, "b": 1.5}) for i in (1, 2))
+    mixed = line(kind="metrics", step=1, time=1, metrics={"a": 0.5}) + (
+        line(kind="metrics", step=2, time=2, metrics={"b": 1.5})
+    )
+    before, other = read(trial_with(tmp_path / "1", same)), read(trial_with(tmp_path / "2", mixed))
+    after = read(trial_with(tmp_path / "3", same))
+    assert before.series.present.all() and after.series.present.all()
+    assert other.series.present.tolist() == [[True, False], [False, True]]
+
+
 def test_an_end_wins_over_what_came_before_and_facts_are_the_newest(tmp_path):
     facts = read(trial_with(tmp_path, JOURNAL)).marks[0].facts()
     assert facts.end["state"] == "completed"
