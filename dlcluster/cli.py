@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dlcluster.run_dir import SweepDir
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
-EXIT_TRIALS_FAILED, EXIT_DAMAGED, EXIT_BUG, EXIT_INTERRUPTED = 1, 6, 70, 130
+EXIT_TRIALS_FAILED, EXIT_NOTHING_STARTED, EXIT_DAMAGED, EXIT_BUG, EXIT_INTERRUPTED = 1, 4, 6, 70, 130
 
 runs_dir_option = click.option(
     "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where sweeps live."
@@ -117,8 +117,11 @@ def finish_sweep(result: SweepResult, options: SweepOptions, fail_on_trial_error
         click.echo(f"interrupted: {n} trial(s) left; the same command goes on with them", err=True)
         sys.exit(EXIT_INTERRUPTED)
     plan, statuses = read_status(result.sweep)
-    if result.unfinished and result.worker_problem:
-        click.echo(f"{len(result.unfinished)} of {len(plan.trials)} trials were not run", err=True)
+    if result.unfinished:
+        n_left = len(result.unfinished)
+        click.echo(f"{n_left} of {len(plan.trials)} trials have not come to an end; the same command tries again", err=True)
+        if result.worker_problem and result.nothing_began():
+            sys.exit(EXIT_NOTHING_STARTED)
     sys.exit(_code_of_failures(result.sweep, fail_on_trial_error, statuses))
 
 

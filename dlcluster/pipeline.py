@@ -74,6 +74,11 @@ class SweepResult:
     unfinished: list[TrialStatus] = field(default_factory=list)
     worker_problem: str = ""
 
+    def nothing_began(self) -> bool:
+        """Whether workers were started, and not one of the trials that were wanted has begun."""
+        first = dict(self.launch_plan.wanted)
+        return len(self.unfinished) == len(first) and all(s.n_attempts < first[s.trial.id] for s in self.unfinished)
+
 
 def run_sweep(spec_file: Path, options: SweepOptions, view: View) -> SweepResult:
     """Run, resume or top up a sweep: what is missing, and nothing more."""

@@ -249,7 +249,7 @@ def test_an_import_that_fails_in_the_worker_holds_everything_and_costs_no_attemp
 def test_after_an_import_that_failed_the_same_command_works_when_the_code_is_repaired(project):
     good = (project.root / "counter.py").read_text()
     (project.root / "counter.py").write_text("raise RuntimeError('at import')\n" + good)
-    failed = project.run_sweep("--no-import-check")
+    failed = project.run_sweep("--no-import-check", code=4)
     assert failed.err.count("error: ") == 1
     assert "counter.py:1: RuntimeError: at import" in failed.err
     assert n_attempts(project) == 0
@@ -286,7 +286,7 @@ def test_a_worker_that_cannot_even_start_is_not_started_for_ever(project):
         "    print('start', file=open('starts', 'a'))\n    raise SystemExit(7)\n"
     )
     project.env["PYTHONPATH"] = str(project.root)
-    done = project.run_sweep("--no-import-check", timeout=60)
+    done = project.run_sweep("--no-import-check", code=4, timeout=60)
     assert "a worker ended with exit code 1" in done.err
     assert (project.root / "starts").read_text() == "start\n" * 2
     assert n_attempts(project) == 0
