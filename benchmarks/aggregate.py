@@ -33,7 +33,7 @@ AGGREGATE = (
     "from dlcluster.journal import State, TrialState\n"
     "from dlcluster.results.aggregate import aggregate\n"
     "from dlcluster.run_dir import SweepDir\n"
-    "def state_of(a): return TrialState(State(a[-1].end['state'])) if a and a[-1].end else TrialState(State.WAITING)",
+    "def state_of(_, a): return TrialState(State(a[-1].end['state']) if a and a[-1].end else State.WAITING)",
     "results = aggregate(SweepDir(Path(sys.argv[1])), state_of); n = int((results.trials.state == 'completed').sum())",
 )
 METRICS = (AGGREGATE[0], AGGREGATE[1] + "\nn = len(results.metrics)")

@@ -1,6 +1,6 @@
 """How long the command takes to say its help, against `python -c pass`.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from dlcluster.run_dir import SweepDir
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "json")
-EXIT_TRIALS_FAILED, EXIT_NOTHING_STARTED, EXIT_DAMAGED, EXIT_BUG, EXIT_INTERRUPTED = 1, 4, 6, 70, 130
+EXIT_TRIALS_FAILED, EXIT_PRECONDITION, EXIT_NOTHING_STARTED, EXIT_DAMAGED = 1, 3, 4, 6
+EXIT_BUG, EXIT_INTERRUPTED = 70, 130
 
 runs_dir_option = click.option(
-    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where sweeps live."
+    "--runs-dir",
+    type=click.Path(path_type=Path, readable=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Where sweeps live.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but the result.")
 json_option = click.option("--json", "as_json", is_flag=True, help="For machines: one JSON value.")
@@ -101,6 +106,7 @@ def resume(run: str, fail_on_trial_error: bool, quiet: bool, **flags: Any) -> No
 def finish_sweep(result: SweepResult, options: SweepOptions, fail_on_trial_error: bool, quiet: bool) -> None:
     """Say what has come of a sweep, and leave with the right code."""
     from dlcluster.queries import read_status
+    from dlcluster.sweep_text import dry_run_text, nothing_missing_text
 
     if options.dry_run:
         click.echo(dry_run_text(result))
@@ -119,7 +125,11 @@ def finish_sweep(result: SweepResult, options: SweepOptions, fail_on_trial_error
     plan, statuses = read_status(result.sweep)
     if result.unfinished:
         n_left = len(result.unfinished)
-        click.echo(f"{n_left} of {len(plan.trials)} trials have not come to an end; the same command tries again", err=True)
+        click.echo(
+            f"{n_left} of {len(plan.trials)} trials have not come to an end; the same command tries again", err=True
+        )
+        if result.lost_its_place():
+            sys.exit(EXIT_PRECONDITION)
         if result.worker_problem and result.nothing_began():
             sys.exit(EXIT_NOTHING_STARTED)
     sys.exit(_code_of_failures(result.sweep, fail_on_trial_error, statuses))
@@ -133,42 +143,6 @@ def _code_of_failures(found: SweepDir, fail_on_trial_error: bool, statuses: Sequ
         return 0
     statuses = statuses if statuses is not None else read_status(found)[1]
     return EXIT_TRIALS_FAILED if any(s.state.state in (State.FAILED, State.HELD) for s in statuses) else 0
-
-
-def nothing_missing_text(result: SweepResult) -> str:
-    from dlcluster.launch.status import count_states
-
-    statuses = [decision.status for decision in result.launch_plan.decisions]
-    counts = ", ".join(f"{n} {state}" for state, n in count_states(statuses).items())
-    name = result.sweep.name
-    line = f"{name}: nothing is missing ({counts}). `dlcluster table {name}` shows the results."
-    if any(status.state.state.value in ("failed", "cancelled") for status in statuses):
-        line += f"\n`dlcluster resume {name} --failed` runs failed and cancelled trials again."
-    return line
-
-
-def dry_run_text(result: SweepResult) -> str:
-    """The plan: what would be started, what is kept, and what it will take on disk."""
-    from dlcluster.launch.plan import Action
-
-    plan, decisions = result.plan, result.launch_plan
-    spec = plan.spec
-    n, n_configs = len(decisions.wanted), len({t.config for t in plan.trials})
-    lines = [
-        f"{plan.header['name']}: {len(plan.trials)} trials = {n_configs} configs x {len(spec['seeds'])} seeds",
-        f"  run directory   {result.sweep.path}",
-        f"  to start        {decisions.count(Action.START)}",
-        f"  to go on with   {decisions.count(Action.GO_ON)}",
-        f"  to keep         {decisions.count(Action.KEEP)}",
-        f"  files           about {5 * n} files and folders, checkpoints and predictions aside",
-    ]
-    for decision in [d for d in decisions.decisions if d.action is not Action.KEEP][:10]:
-        trial = decision.status.trial
-        params = " ".join(f"{k}={v}" for k, v in trial.params.items())
-        lines.append(f"  {trial.id}  attempt {decision.next_attempt}  seed={trial.seed} {params}")
-    if n > 10:
-        lines.append(f"  ... and {n - 10} more")
-    return "\n".join(lines)
 
 
 @app.command(cls=Command)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcluster.file_reading import again_if_stale, appears, give_name, named, open_to_read, read_bytes  # noqa: F401
+from dlcluster.file_reading import appears, give_name, named, read_bytes
 
 DISK_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcluster import __version__
-from dlcluster.errors import UsageError
+from dlcluster.errors import UsageError, WorkerExit
 from dlcluster.files import share_with_group, write_json
 from dlcluster.journal import State
 from dlcluster.launch.plan import LaunchPlan, make_launch_plan
@@ -26,6 +26,8 @@ DEFAULT_RUNS_DIR = Path("runs")
 LOOK_S = 0.5
 MIN_FREE_BYTES = 64 << 20
 MIN_FREE_INODES = 1000
+# Of a worker that could not even complain, because its log lies on the same disk.
+WITHOUT_WORDS = {WorkerExit.DISK: "the disk is full", WorkerExit.IO_LOST: "cannot be written any more"}
 
 
 class View:
@@ -73,6 +75,11 @@ class SweepResult:
     interrupted: bool = False
     unfinished: list[TrialStatus] = field(default_factory=list)
     worker_problem: str = ""
+    worker_codes: Sequence[int] = ()
+
+    def lost_its_place(self) -> bool:
+        """Whether a worker had to end because nothing could be written any more."""
+        return bool(self.unfinished) and bool({WorkerExit.DISK, WorkerExit.IO_LOST} & set(self.worker_codes))
 
     def nothing_began(self) -> bool:
         """Whether workers were started, and not one of the trials that were wanted has begun."""
@@ -109,7 +116,7 @@ def resume_sweep(
 ) -> SweepResult:
     """Run what is left of a sweep, from its run directory alone; `again` names final states to run again too."""
     plan = sweep.read_plan()
-    trials = [plan.by_id(only)] if only else None
+    trials = [plan.by_id(only)] if only is not None else None
     launch_plan = make_launch_plan(read_statuses(sweep, plan, trials), again)
     result = SweepResult(sweep, plan, launch_plan)
     if options.dry_run or not launch_plan.wanted:
@@ -246,6 +253,7 @@ def launch(result: SweepResult, code: Path, snapshot: str | None, options: Sweep
         view.end()
     result.unfinished = follower.unfinished()
     result.interrupted = executor.is_stopping
+    result.worker_codes = executor.exit_codes
     result.worker_problem = hold_message(sweep) or worker_problem(sweep, submission, executor.exit_codes)
     return result
 
@@ -285,4 +293,7 @@ def worker_problem(sweep: SweepDir, submission: str, exit_codes: Sequence[int]) 
     except OSError:
         lines = []
     said = [line for line in lines if line.startswith("dlcluster worker:")]
-    return said[-1] if said else f"a worker ended with exit code {max(exit_codes, key=abs)}"
+    if said:
+        return said[-1]
+    code = max(exit_codes, key=abs)
+    return f"{sweep.path}: {WITHOUT_WORDS.get(code, f'a worker ended with exit code {code}')}"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcluster.errors import UsageError
 from dlcluster.files import write_text
-from dlcluster.journal import AttemptFacts, TrialState
 from dlcluster.launch.follow import alive_workers
-from dlcluster.launch.status import StateRule, TrialStatus, read_statuses
+from dlcluster.launch.status import StateRule, TrialStatus
+from dlcluster.launch.status_index import read_statuses_quickly
 from dlcluster.run_dir import Plan, SweepDir
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ def find_sweep(run: str, runs_dir: Path) -> SweepDir:
 
 def read_status(sweep: SweepDir) -> tuple[Plan, list[TrialStatus]]:
     plan = sweep.read_plan()
-    return plan, read_statuses(sweep, plan)
+    return plan, read_statuses_quickly(sweep, plan)
 
 
 def cancel_trials(sweep: SweepDir, only: str | None) -> list[str]:
     """Tell the workers that run to end their trials as cancelled (or the one trial). Returns the workers told."""
     plan = sweep.read_plan()
-    wanted = plan.by_id(only).id if only else None
+    wanted = plan.by_id(only).id if only is not None else None
     told = []
     for beat in alive_workers(sweep):
         current = beat.get("current")
@@ -62,13 +62,7 @@ def aggregate_sweep(sweep: SweepDir) -> tuple[Plan, Any]:
     from dlcluster.results.aggregate import aggregate
 
     plan = sweep.read_plan()
-    rule = StateRule(sweep, plan)
-
-    def state_of(attempts: Sequence[AttemptFacts]) -> TrialState:
-        started = [facts.start["trial"] for facts in attempts if facts.start]
-        return rule(started[-1] if started else "", attempts)
-
-    return plan, aggregate(sweep, state_of)
+    return plan, aggregate(sweep, StateRule(sweep, plan))
 
 
 def make_table(sweep: SweepDir) -> tuple[Table, Any]:

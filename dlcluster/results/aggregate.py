@@ -57,7 +57,7 @@ class Results:
 def aggregate(sweep: SweepDir, state_of: StateOf, *, use_index: bool = True) -> Results:
     """Read what is new, everything without an index. Raises UsageError if there is no sweep (any more).
 
-    `state_of` turns the facts of a trial's attempts into its state; it is not asked about completed trials again.
+    `state_of` turns a trial's id and the facts of its attempts into its state; completed trials stay completed.
     """
     with no_garbage_collection():
         return _read_and_save(sweep, state_of, use_index)
@@ -85,7 +85,7 @@ def _aggregate(
     sweep: SweepDir, plan: Plan, state_of: StateOf, index: Index, objective: Objective
 ) -> tuple[Reading, Results]:
     reading = scan(sweep, plan, state_of, index, objective)
-    trials = trials_table(sweep.name, plan.trials, reading.entries, reading.problems, state_of(()))
+    trials = trials_table(sweep.name, plan.trials, reading.entries, reading.problems, state_of("", ()))
 
     def load() -> pd.DataFrame:
         try:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlcluster.files import read_bytes
+from dlcluster.file_reading import read_bytes
 from dlcluster.run_dir import SweepDir
 from dlcluster.trial import Trial
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from dlcluster.files import again_if_stale, open_to_read, parse_json_line
+from dlcluster.file_reading import again_if_stale, open_to_read
+from dlcluster.files import parse_json_line
 from dlcluster.journal import AttemptFacts, is_sound
 from dlcluster.results.series import EMPTY, Series, is_valid, merge, series_from_records
 from dlcluster.run_dir import ATTEMPT_PATTERN, AttemptDir, TrialDir

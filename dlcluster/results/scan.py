@@ -16,7 +16,7 @@ from dlcluster.results.reading import Unreadable, list_journals, read_on, read_t
 from dlcluster.results.series import Objective, Series
 from dlcluster.run_dir import Plan, SweepDir, TrialDir
 
-StateOf = Callable[[Sequence[AttemptFacts]], TrialState]
+StateOf = Callable[[str, Sequence[AttemptFacts]], TrialState]  # of a trial id and what its attempts say
 
 
 @dataclass
@@ -49,7 +49,7 @@ def scan(sweep: SweepDir, plan: Plan, state_of: StateOf, index: Index, objective
             continue
         entry = reading.entries[trial.id]
         if not entry.is_final:
-            entry.set_state(state_of([mark.facts() for mark in entry.marks]))
+            entry.set_state(state_of(trial.id, [mark.facts() for mark in entry.marks]))
     return reading
 
 

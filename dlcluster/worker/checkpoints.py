@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dlcluster.files import file_sha256, make_dir, read_json, replace_when_done, write_json, write_text
+from dlcluster.files import file_sha256, make_dir_exclusively, read_json, replace_when_done, write_json, write_text
 from dlcluster.run_dir import TrialDir
 from dlcluster.trial import content_id
 
@@ -43,7 +43,7 @@ def save(
 
     With `check` it is read back first. Raises TypeError for a state that could not be loaded again.
     """
-    make_dir(trial.checkpoints)
+    make_dir_exclusively(trial.checkpoints)  # and no folder above it: a trial that is gone stays gone
     torch = sys.modules.get("torch")
     file = trial.checkpoint_file(step, ".pt" if torch else ".state.json")
     if torch:

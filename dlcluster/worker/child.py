@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import faulthandler
 import json
 import os
@@ -18,7 +19,7 @@ from dlcluster.files import is_disk_full, open_log, share_with_group
 from dlcluster.journal import State
 from dlcluster.run_dir import AttemptDir, TrialDir
 from dlcluster.trial import Trial
-from dlcluster.worker.run import Fenced, Run, Stopped, seed_everything
+from dlcluster.worker.run import Fenced, Lost, Run, Stopped, seed_everything
 from dlcluster.worker.stopping import StopFlag, forget_handlers
 
 MAX_MESSAGE = 2000
@@ -44,23 +45,25 @@ def serve(channel: socket.socket, job: Job, stop: StopFlag, rules: Mapping[str, 
     with channel.makefile("r") as requests:
         for line in requests:
             outcome = run_trial(json.loads(line), job, stop, rules)
-            if outcome is None:
-                return WorkerExit.FENCED
+            if isinstance(outcome, WorkerExit):
+                return outcome
             channel.sendall(json.dumps(outcome).encode() + b"\n")
             code = outcome["exit"]
     return code
 
 
-def run_trial(request: Mapping[str, Any], job: Job, stop: StopFlag, rules: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Train once. Returns how it ended, as the supervisor will record it; None if another attempt has taken over."""
+def run_trial(
+    request: Mapping[str, Any], job: Job, stop: StopFlag, rules: Mapping[str, Any]
+) -> dict[str, Any] | WorkerExit:
+    """Train once. Returns how it ended, as the supervisor will record it; a bare code if not a byte may be written."""
     trial = Trial.from_json(request["trial"])
     attempt = AttemptDir(Path(request["attempt_dir"]))
     trial_dir = TrialDir(attempt.path.parent.parent)
-    redirect_output(attempt.log)
-    faulthandler.enable()  # a segmentation fault leaves its traceback in the log
     writer = None
     run = None
     try:
+        redirect_output(attempt.log)
+        faulthandler.enable()  # a segmentation fault leaves its traceback in the log
         os.chdir(rules["cwd"])
         run = Run(trial, attempt, trial_dir, stop, rules)
         writer = open_event_writer(run, rules)
@@ -68,7 +71,9 @@ def run_trial(request: Mapping[str, Any], job: Job, stop: StopFlag, rules: Mappi
         job(run, **trial.params)
         outcome = _after_return(run)
     except Fenced:
-        return None
+        return WorkerExit.FENCED
+    except Lost:
+        return WorkerExit.IO_LOST
     except Stopped as stopped:
         outcome = _outcome(stopped.state, stopped.reason, stopped.exit_code, stopped.message)
     except BaseException as error:
@@ -137,6 +142,8 @@ def _reason_of(error: BaseException) -> tuple[str, int]:
         return "oom", WorkerExit.USER_EXCEPTION
     if is_disk_full(error):
         return "disk", WorkerExit.DISK
+    if isinstance(error, OSError) and error.errno in (errno.EIO, errno.ESTALE):
+        return "io_lost", WorkerExit.IO_LOST
     return "exception", WorkerExit.USER_EXCEPTION
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 from dlcluster.files import AppendFile, append_json_line, is_disk_full, sync_dir, sync_file
 from dlcluster.run_dir import TrialDir
 from dlcluster.worker.claims import Claim
+from dlcluster.worker.environment import complain
 from dlcluster.worker.pulse import Pulse
 
 CHECK_S = 1.0
 
 
-class RunDirectoryGone(Exception):
+class RunDirectoryGone(OSError):
     """The folder that this worker writes in has been deleted, moved or unmounted."""
 
 
@@ -55,10 +55,10 @@ class Recorder:
         try:
             self.record_waiting()
         except OSError as error:
-            print(f"dlcluster worker: the last record could not be written: {error}", file=sys.stderr)
+            complain(f"the last record could not be written: {error}")
 
     def _record(self, claim: Claim, outcome: Mapping[str, Any]) -> None:
-        if not claim.attempt.path.is_dir() or self.is_fenced(claim):
+        if self.is_fenced(claim):
             return
         for name in outcome.get("written", ()):
             sync_if_there(Path(name))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dlcluster.errors import WorkerExit
-from dlcluster.files import AppendFile, make_dir, write_bytes
+from dlcluster.files import AppendFile, make_dir_exclusively, write_bytes
 from dlcluster.journal import State
 from dlcluster.run_dir import AttemptDir, TrialDir
 from dlcluster.trial import Trial
@@ -35,6 +35,10 @@ class Stopped(BaseException):
 
 class Fenced(BaseException):
     """Another attempt at this trial has begun: this process must not write another byte."""
+
+
+class Lost(BaseException):
+    """The folder of this attempt is gone: there is nowhere to write, and nothing is made anew."""
 
 
 class Run:
@@ -136,7 +140,7 @@ class Run:
             raise ValueError(f"run.predictions: split is 'train' or 'validation', got {split!r}; test data stay sealed")
         from dlcluster.worker.predictions import npz_bytes
 
-        make_dir(self._trial_dir.predictions)
+        make_dir_exclusively(self._trial_dir.predictions)
         file = self._trial_dir.predictions_file(split, self._step)
         write_bytes(file, npz_bytes(ids, correct, scores), durable=False)
         self.written.append(str(file))
@@ -177,7 +181,10 @@ class Run:
                 self._known_names.add(name)
 
     def _check_fence(self) -> None:
-        if self._trial_dir.attempts()[-1].number > self.attempt:
+        numbers = [attempt.number for attempt in self._trial_dir.attempts()]
+        if self.attempt not in numbers:
+            raise Lost
+        if numbers[-1] > self.attempt:
             raise Fenced
 
     def _verdict(self, state: State, reason: str, exit_code: WorkerExit, message: str = "") -> Stopped:

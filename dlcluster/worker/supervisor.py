@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from dlcluster.liveness import identity
 from dlcluster.run_dir import SweepDir
 from dlcluster.worker.claims import Claim, Claims, start_record
 from dlcluster.worker.command import end_reason
-from dlcluster.worker.environment import SnapshotChanged, apply_rules, check_snapshot
+from dlcluster.worker.environment import SnapshotChanged, apply_rules, check_snapshot, complain
 from dlcluster.worker.forkserver import Forker, ZygoteFailed
 from dlcluster.worker.memory import OomCounter
 from dlcluster.worker.pulse import Pulse
@@ -64,10 +63,10 @@ class Supervisor:
             self._hold(str(failure))
             self.exit_code = WorkerExit.BAD_ENVIRONMENT
         except RunDirectoryGone as gone:
-            print(f"dlcluster worker: {gone}: the run directory is gone; stopping", file=sys.stderr)
+            complain(f"{gone}: the run directory is gone; stopping")
             self.exit_code = WorkerExit.IO_LOST
         except OSError as error:
-            print(f"dlcluster worker: {error}; stopping", file=sys.stderr)
+            complain(f"{error}; stopping")
             self.exit_code = WorkerExit.DISK if is_disk_full(error) else WorkerExit.IO_LOST
         finally:
             forker.close()
@@ -157,6 +156,8 @@ class Supervisor:
         """The supervisor's knowledge on top of what the child said: why it was stopped, and what killed it."""
         if outcome.get("exit") == WorkerExit.FENCED:
             return None
+        if "state" not in outcome and outcome["exit"] == WorkerExit.IO_LOST:
+            raise RunDirectoryGone(str(claim.attempt.path))
         if "state" not in outcome:
             outcome.update(self._from_exit_code(outcome["exit"]))
         elif self._was_killed and outcome["state"] == State.FAILED.value:
@@ -263,7 +264,7 @@ class Supervisor:
     def _hold(self, message: str) -> None:
         self.stop_reason = "held"
         self.pulse.hold(message)
-        print(f"dlcluster worker: holding the sweep: {message}", file=sys.stderr)
+        complain(f"holding the sweep: {message}")
 
     # -- the clock ---------------------------------------------------------------------------------------------
 
@@ -288,7 +289,7 @@ def work(run_dir: Path, submission_id: str, worker_id: str, signals: SignalLog) 
     sweep = SweepDir(run_dir)
     intent = sweep.submission(submission_id).read_intent()
     if intent is None:
-        print(f"dlcluster worker: {run_dir}: no submission {submission_id!r}", file=sys.stderr)
+        complain(f"{run_dir}: no submission {submission_id!r}")
         return int(WorkerExit.BAD_ENVIRONMENT)
     apply_rules(intent["rules"])
     return Supervisor(sweep, intent, worker_id, signals).run()

@@ -200,7 +200,7 @@ def test_an_index_cut_anywhere_is_made_anew(copy):
 
     plan, trial = copy.read_plan(), the_trial(copy)
 
-    def state_of(facts):
+    def state_of(_trial_id, facts):
         return StateRule(copy, plan)(trial.id, facts)
 
     intact = aggregate(copy, state_of)

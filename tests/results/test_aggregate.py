@@ -169,9 +169,9 @@ def test_the_index_is_used_and_completed_trials_are_not_asked_about_again(sweep)
     first = aggregate(sweep.dir, state_of)
     asked = []
 
-    def counting(attempts):
+    def counting(trial_id, attempts):
         asked.append(attempts[-1].start["trial"] if attempts else None)
-        return state_of(attempts)
+        return state_of(trial_id, attempts)
 
     same(first, aggregate(sweep.dir, counting))
     assert sorted(filter(None, asked)) == sorted([sweep.trials[3].id, sweep.trials[4].id])
@@ -352,7 +352,7 @@ def test_an_error_while_reading_is_the_trial_s_only(sweep, monkeypatch):
 
 
 def test_a_sweep_that_is_gone(sweep, monkeypatch):
-    def vanish(attempts):
+    def vanish(_trial_id, attempts):
         shutil.rmtree(sweep.dir.path, ignore_errors=True)
         return TrialState(State.WAITING)
 

@@ -17,6 +17,7 @@ from tests.support import check_files
 
 @pytest.fixture
 def trial(tmp_path):
+    (tmp_path / "trial").mkdir()
     return TrialDir(tmp_path / "trial")
 
 
@@ -41,6 +42,12 @@ def load(trial):
 
 def names(trial):
     return sorted(path.name for path in trial.checkpoints.iterdir())
+
+
+def test_a_trial_that_is_gone_is_not_made_anew(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        checkpoints.save(TrialDir(tmp_path / "gone"), {"x": 1}, epoch=1, step=1, attempt=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_newest_comes_back(trial, variant):
