@@ -30,7 +30,7 @@ SPEC = {
     "objective": {"metric": "val_accuracy", "goal": "maximize"},
     "sampler": {"kind": "random"},
     "space": {"lr": {"loguniform": [1e-3, 1.0]}},
-    "fixed": {"epochs": 1, "batch_size": 256, "hidden": 32, "save_every": 0},
+    "fixed": {"epochs": 3, "batch_size": 256, "hidden": 32, "save_every": 0},
 }
 
 

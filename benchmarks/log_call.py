@@ -8,11 +8,15 @@ Each call of `run.log` reaches the kernel with a `write()`, so it survives the d
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dlcluster.run_dir import TrialDir
 from dlcluster.trial import Trial
@@ -55,6 +59,7 @@ def tensorboard_add_scalar(folder):
 
 
 def mlflow_file_store(folder):
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # since 3.x it has to be asked for
     try:
         import mlflow
     except ImportError:

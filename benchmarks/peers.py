@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 N_TRIALS = 8
-PARAMS = {"lr": 0.1, "epochs": 1, "batch_size": 256, "hidden": 32, "save_every": 0}
+PARAMS = {"lr": 0.1, "epochs": 3, "batch_size": 256, "hidden": 32, "save_every": 0}
 
 TRAIN_PY = """
 import sys
