@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlcluster.event_files import EventWriter, Scalars, distinct_tags, event_file
+from dlcluster.event_files import Scalars, distinct_tags, event_file
 from dlcluster.files import make_dir, write_bytes
 from dlcluster.results.aggregate import Results
 from dlcluster.results.reading import Unreadable, list_journals, read_trial
@@ -68,8 +68,3 @@ def _rows(series: Series) -> list[Scalars]:
         (int(step), float(time), {tag: float(v) for tag, v, here in zip(tags, values, present, strict=True) if here})
         for step, time, values, present in zip(series.step, series.time, series.values, series.present, strict=True)
     ]
-
-
-def open_writer(folder: Path) -> EventWriter:
-    """A live writer for one attempt at a trial: a new file in the folder, whatever is there already."""
-    return EventWriter(folder)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlcluster.errors import Problem
+from dlcluster.placeholders import placeholders
 from dlcluster.spec.document import E_JOB, KeyPath
 from dlcluster.spec.names import BUILT_IN_PLACEHOLDERS, did_you_mean
 from dlcluster.spec.schema import Spec
-
-# {{ and }} are braces; a lone brace is an error, so that a misspelled placeholder never reaches a program
-_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
 def check_parameters(spec: Spec, description: Mapping[str, Any] | None = None) -> list[Problem]:
@@ -27,21 +24,6 @@ def check_parameters(spec: Spec, description: Mapping[str, Any] | None = None) -
         return []
     takes: Mapping[str, Any] = description.get("parameters", {})
     return [*_not_taken(spec, takes, bool(description.get("takes_any"))), *_not_given(spec, takes)]
-
-
-def placeholders(word: str) -> Iterator[tuple[str | None, str]]:
-    """(name, text) of every placeholder of a word; the name is None for a brace that belongs to none."""
-    for match in _BRACES.finditer(word):
-        if match[1] is not None:
-            yield match[1], match[0]
-        elif len(match[0]) == 1:
-            yield None, match[0]
-
-
-def fill_placeholders(word: str, values: Mapping[str, str]) -> str:
-    """The word with its placeholders replaced; KeyError for a name without a value."""
-    doubled = {"{{": "{", "}}": "}"}
-    return _BRACES.sub(lambda m: values[m[1]] if m[1] is not None else doubled.get(m[0], m[0]), word)
 
 
 def _paths(spec: Spec) -> dict[str, KeyPath]:

@@ -17,6 +17,7 @@ from typing import Any
 from dlcluster.errors import WorkerExit
 from dlcluster.files import write_all, write_json
 from dlcluster.journal import State
+from dlcluster.placeholders import argument_text, fill_placeholders
 from dlcluster.worker.child import CommandFailed
 from dlcluster.worker.reporting import REPORT_FD
 from dlcluster.worker.run import Run, Stopped
@@ -36,21 +37,6 @@ def end_reason(code: int) -> str:
     if code >= 0:
         return f"exit({code})"
     return f"crashed({-code})" if -code in CRASH_SIGNALS else f"killed({-code})"
-
-
-def argument_text(value: Any) -> str:
-    """A parameter as a program gets it: text as it is, everything else as JSON has it (0.001, true, [1, 2])."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def fill_placeholders(template: Sequence[str], values: Mapping[str, Any]) -> list[str]:
-    """`{name}` in each element replaced by its value; `{{` and `}}` are braces. A value never becomes two elements."""
-    texts = {name: argument_text(value) for name, value in values.items()}
-
-    def replace(match: re.Match[str]) -> str:
-        return {"{{": "{", "}}": "}"}.get(match[0]) or texts[match[1]]
-
-    return [re.sub(r"\{\{|\}\}|\{([^{}]+)\}", replace, element) for element in template]
 
 
 def parse_line(line: str, patterns: Mapping[str, re.Pattern[str]]) -> dict[str, float | int]:

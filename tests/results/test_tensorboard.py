@@ -10,9 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from dlcluster.event_files import distinct_tags
+from dlcluster.event_files import EventWriter, distinct_tags
 from dlcluster.results.aggregate import aggregate
-from dlcluster.results.tensorboard import open_writer, write_tensorboard
+from dlcluster.results.tensorboard import write_tensorboard
 
 from .builder import Sweep, state_of
 
@@ -84,7 +84,7 @@ def test_twice_replaces(sweep, tmp_path):
 
 def test_event_files_of_the_training_are_left_alone(sweep):
     folder = sweep.trial_dir(0).tensorboard / "attempt-0001"
-    writer = open_writer(folder)
+    writer = EventWriter(folder)
     writer.hparams({"lr": 0.1}, "val_acc")
     writer.scalars(1, {"val_acc": 0.5, "loss": None})
     writer.close()
@@ -97,12 +97,12 @@ def test_event_files_of_the_training_are_left_alone(sweep):
 
 
 def test_a_live_file_can_be_read_before_it_is_closed(tmp_path):
-    writer = open_writer(tmp_path / "tb")
+    writer = EventWriter(tmp_path / "tb")
     writer.scalars(7, {"a b/c:d": 1.0, "a b/c_d": 2.0})
     assert scalars(tmp_path / "tb", "a b/c_d") == [(7, 1.0)]
     assert scalars(tmp_path / "tb", "a b/c_d_2") == [(7, 2.0)]
     writer.close()
-    again = open_writer(tmp_path / "tb")
+    again = EventWriter(tmp_path / "tb")
     again.close()
     assert len(list((tmp_path / "tb").iterdir())) == 2
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from dlcluster.spec.job_check import check_parameters, fill_placeholders
+from dlcluster.spec.job_check import check_parameters
 from dlcluster.spec.schema import load_spec
 
 BODY = "sampler: {kind: random, trials: 4}\n"
@@ -74,9 +74,3 @@ def test_a_placeholder_of_a_parameter_that_can_be_absent(write):
     text = "name: t\nobjective: {metric: a, goal: maximize}\nsampler: {kind: grid}\ncommand: x {m}\n"
     spec = load_spec(write(text + "space: {a: [1, 2], m: {choice: [1, 2], when: {a: 1}}}\n"))
     assert "is empty when the condition" in str(check_parameters(spec)[0])
-
-
-def test_filling_placeholders():
-    assert fill_placeholders("--lr={lr} {{lr}} {a.b}", {"lr": "0.1", "a.b": "$(x)"}) == "--lr=0.1 {lr} $(x)"
-    with pytest.raises(KeyError):
-        fill_placeholders("{b}", {})

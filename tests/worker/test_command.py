@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlcluster.worker.command import end_reason, fill_placeholders, parse_line
+from dlcluster.placeholders import fill_placeholders
+from dlcluster.worker.command import end_reason, parse_line
 from dlcluster.worker.values import LARGEST_INTEGER
 from tests.support import check_files, run_worker, start_worker, submit, wait_until
 
@@ -100,10 +101,12 @@ def test_ends_have_names(code, reason):
 
 
 def test_placeholders_are_filled_once_and_never_split():
-    values = {"a": "{b} two words", "b": 1e-05, "flag": True, "items": [1, "x"], "none": None}
-    template = ["--a={a}", "{b}", "{{a}}", "{flag} {items}", "{none}", "{}"]
-    expected = ["--a={b} two words", "1e-05", "{a}", 'true [1, "x"]', "null", "{}"]
+    values = {"a": "{b} two words", "b": 1e-05, "flag": True, "items": [1, "x"], "none": None, "it.em": "$(x)"}
+    template = ["--a={a}", "{b}", "{{a}}", "{flag} {items}", "{none}", "{it.em}"]
+    expected = ["--a={b} two words", "1e-05", "{a}", 'true [1, "x"]', "null", "$(x)"]
     assert fill_placeholders(template, values) == expected
+    with pytest.raises(KeyError):
+        fill_placeholders(["{c}"], values)
 
 
 # -- programs -----------------------------------------------------------------------------------------------------
