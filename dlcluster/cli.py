@@ -95,7 +95,11 @@ def resume(run: str, fail_on_trial_error: bool, quiet: bool, **flags: Any) -> No
     from dlcluster.screen import make_view
 
     options = SweepOptions(
-        runs_dir=flags["runs_dir"], parallel=flags["parallel"], dry_run=flags["dry_run"], import_check=False
+        runs_dir=flags["runs_dir"],
+        parallel=flags["parallel"],
+        dry_run=flags["dry_run"],
+        import_check=False,
+        argv=tuple(sys.argv),
     )
     again = FINAL_BUT_NOT_DONE if flags["failed"] else frozenset()
     found = find_sweep(run, options.runs_dir)

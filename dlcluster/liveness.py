@@ -5,6 +5,7 @@ A process is named by its host, the host's boot, its pid and the tick at which i
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,15 +31,32 @@ def start_tick(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def pid_namespace() -> str:
+    """In which numbering of processes our pids are: two containers of one machine each have a process 1."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 def identity(pid: int) -> dict[str, Any]:
-    return {"host": socket.gethostname(), "boot": boot_id(), "pid": pid, "pid_start": start_tick(pid)}
+    return {
+        "host": socket.gethostname(),
+        "boot": boot_id(),
+        "pid_namespace": pid_namespace(),
+        "pid": pid,
+        "pid_start": start_tick(pid),
+    }
 
 
 def is_alive(owner: Mapping[str, Any]) -> bool | None:
-    """Whether the process that `identity` described still runs; None if only another host could tell."""
-    if owner.get("host") != socket.gethostname():
-        return None
-    if owner.get("boot") != boot_id():
+    """Whether the process that `identity` described still runs; None if only another host could tell.
+
+    The boot tells this machine, whatever its name is now; the name tells it after another boot.
+    """
+    if owner.get("boot") == boot_id() and owner.get("pid_namespace") == pid_namespace():
+        pid, started = owner.get("pid"), owner.get("pid_start")
+        return isinstance(pid, int) and started is not None and start_tick(pid) == started
+    if owner.get("host") == socket.gethostname() and owner.get("boot") != boot_id():
         return False
-    pid, started = owner.get("pid"), owner.get("pid_start")
-    return isinstance(pid, int) and started is not None and start_tick(pid) == started
+    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,39 +14,16 @@ from dlcluster.journal import State
 from dlcluster.launch.plan import LaunchPlan, make_launch_plan
 from dlcluster.launch.status import TrialStatus, hold_message, read_statuses
 from dlcluster.launch.top_up import merge_plan, write_plan
+from dlcluster.launch.view import View
 from dlcluster.run_dir import Plan, SweepDir
 
 if TYPE_CHECKING:
-    from dlcluster.launch.follow import Progress
     from dlcluster.spec.expand import Expansion
     from dlcluster.spec.schema import Spec
 
 DEFAULT_RUNS_DIR = Path("runs")
-LOOK_S = 0.5
 MIN_FREE_BYTES = 64 << 20
 MIN_FREE_INODES = 1000
-# Of a worker that could not even complain, because its log lies on the same disk.
-WITHOUT_WORDS = {WorkerExit.DISK: "the disk is full", WorkerExit.IO_LOST: "cannot be written any more"}
-
-
-class View:
-    """Where a command says what it does; the screen of the command line is one, and this silent one is another."""
-
-    def say(self, text: str) -> None:
-        """A line for the user."""
-
-    def begin(self, sweep: SweepDir, plan: Plan, launch_plan: LaunchPlan) -> None:
-        """Trials are about to run."""
-
-    def show(self, progress: Progress, finished: Sequence[TrialStatus]) -> None:
-        """Called about twice a second while trials run."""
-
-    def end(self) -> None:
-        """No trial runs any more."""
-
-    def n_interrupts(self) -> int:
-        """How often the user has asked to stop."""
-        return 0
 
 
 @dataclass(frozen=True)
@@ -95,19 +71,20 @@ def run_sweep(spec_file: Path, options: SweepOptions, view: View) -> SweepResult
     plan = merge_plan(sweep, plan_header(spec), expansion.trials)
     launch_plan = make_launch_plan(read_statuses(sweep, plan))
     result = SweepResult(sweep, plan, launch_plan)
-    if options.dry_run or not launch_plan.wanted:
+    if not launch_plan.wanted:
         return result
     for warning in spec.warnings:
         view.say(f"warning: {warning}")
     if expansion.n_rejected or expansion.n_duplicates:
         view.say(expansion.summary())
     check_run_dir(sweep)
+    check_code(spec, sweep, options)
     check_job(spec, sweep, options)
-    if spec.share == "group":
-        share_with_group()
+    if options.dry_run:
+        return result
+    share_if_asked(plan)
     result.plan = write_plan(sweep, plan, spec.text)
     code, snapshot = store_code(spec, sweep, options, view)
-    store_provenance(sweep, spec.project_root, options)
     return launch(result, code, snapshot, options, view)
 
 
@@ -122,6 +99,7 @@ def resume_sweep(
     if options.dry_run or not launch_plan.wanted:
         return result
     check_run_dir(sweep)
+    share_if_asked(plan)
     code, snapshot = newest_code(sweep, plan)
     return launch(result, code, snapshot, options, view)
 
@@ -158,6 +136,19 @@ def check_run_dir(sweep: SweepDir) -> None:
     from dlcluster.launch.preconditions import check_place
 
     check_place(sweep.path, MIN_FREE_BYTES, MIN_FREE_INODES)
+
+
+def check_code(spec: Spec, sweep: SweepDir, options: SweepOptions) -> None:
+    """Raise UsageError if the project cannot be copied (too large, links that leave it), before anything is written."""
+    from dlcluster.launch.snapshot import hash_of_code
+
+    if spec.code == "snapshot":
+        hash_of_code(spec.project_root, sweep, options.runs_dir)
+
+
+def share_if_asked(plan: Plan) -> None:
+    if plan.spec["share"] == "group":
+        share_with_group()
 
 
 def check_job(spec: Spec, sweep: SweepDir, options: SweepOptions) -> None:
@@ -204,6 +195,8 @@ def store_code(spec: Spec, sweep: SweepDir, options: SweepOptions, view: View) -
         view.say("the code has changed since the last call: what is missing runs from a new snapshot")
     for note in snapshot.notes:
         view.say(note)
+    if snapshot.ignored:
+        view.say(f"left out of the snapshot, because they look like secrets: {', '.join(snapshot.ignored[:10])}")
     return snapshot.path, snapshot.hash
 
 
@@ -212,7 +205,10 @@ def newest_code(sweep: SweepDir, plan: Plan) -> tuple[Path, str | None]:
     intents = _intents(sweep)
     if not intents:
         raise UsageError(f"{sweep.path}: nothing has been started yet", "use `dlcluster sweep SPEC`")
-    return Path(intents[-1]["rules"]["code"]), intents[-1]["snapshot"]
+    snapshot = intents[-1]["snapshot"]
+    if snapshot is None:
+        return Path(intents[-1]["rules"]["code"]), None
+    return sweep.code_dir / snapshot, snapshot  # where it is now: the run directory may have been moved
 
 
 def _intents(sweep: SweepDir) -> list[dict[str, Any]]:
@@ -220,10 +216,14 @@ def _intents(sweep: SweepDir) -> list[dict[str, Any]]:
     return [intent for intent in found if intent]
 
 
-def store_provenance(sweep: SweepDir, root: Path, options: SweepOptions) -> None:
+def store_provenance(sweep: SweepDir, submission: str, plan: Plan, options: SweepOptions) -> None:
+    """Of this submission, and of the sweep if it is the first one: later ones may come from another commit."""
     from dlcluster.worker.provenance import collect
 
-    write_json(sweep.provenance_file, collect(root, list(options.argv)))
+    facts = collect(Path(plan.header["project_root"]), list(options.argv))
+    write_json(sweep.submission(submission).provenance_file, facts)
+    if not sweep.provenance_file.exists():
+        write_json(sweep.provenance_file, facts)
 
 
 def launch(result: SweepResult, code: Path, snapshot: str | None, options: SweepOptions, view: View) -> SweepResult:
@@ -232,68 +232,22 @@ def launch(result: SweepResult, code: Path, snapshot: str | None, options: Sweep
 
     from dlcluster.launch.follow import Follower
     from dlcluster.launch.local import LocalExecutor, make_slots, visible_gpus
+    from dlcluster.launch.running import run_workers, worker_problem
     from dlcluster.launch.submission import make_rules, write_intent
 
     sweep, plan, launch_plan = result.sweep, result.plan, result.launch_plan
     settings = {**plan.spec["launch"], **({"parallel": options.parallel} if options.parallel else {})}
     slots = make_slots(settings, visible_gpus(), len(os.sched_getaffinity(0)), len(launch_plan.wanted))
     submission = write_intent(sweep, launch_plan.wanted, make_rules(plan, code), snapshot, checked=options.import_check)
+    store_provenance(sweep, submission, plan, options)
     executor = LocalExecutor(sweep, submission, slots)
     follower = Follower(sweep, plan, launch_plan.wanted)
     view.begin(sweep, plan, launch_plan)
     result.started = True
-    try:
-        executor.start()
-        while follow(executor, follower, view) and executor.start_again():
-            pass
-    finally:
-        if executor.poll():
-            executor.ask_to_stop()
-        executor.close(settings["grace"])  # something went wrong here: no reason for trials not to save
-        view.end()
+    run_workers(executor, follower, view, settings["grace"])
     result.unfinished = follower.unfinished()
     result.interrupted = executor.is_stopping
     result.worker_codes = executor.exit_codes
-    result.worker_problem = hold_message(sweep) or worker_problem(sweep, submission, executor.exit_codes)
+    if result.unfinished:
+        result.worker_problem = hold_message(sweep) or worker_problem(sweep, submission, executor.exit_codes)
     return result
-
-
-def follow(executor: Any, follower: Any, view: View) -> bool:
-    """Show progress until no worker is left. Returns whether there are trials that another round could run."""
-    n_asked = 0
-    while executor.poll():
-        progress = follower.look()
-        view.show(progress, follower.newly_finished)
-        while n_asked < view.n_interrupts():
-            n_asked += 1
-            executor.ask_to_stop()
-        if n_asked >= 2:
-            executor.close()
-            return False
-        _wait(executor, view, n_asked)
-    progress = follower.look()
-    view.show(progress, follower.newly_finished)
-    left = follower.unfinished()
-    return n_asked == 0 and any(s.state.state in (State.WAITING, State.INTERRUPTED) for s in left)
-
-
-def _wait(executor: Any, view: View, n_asked: int) -> None:
-    """Until the next look, or until there is something to do."""
-    end = time.monotonic() + LOOK_S
-    while time.monotonic() < end and view.n_interrupts() == n_asked and executor.poll():
-        time.sleep(0.02)
-
-
-def worker_problem(sweep: SweepDir, submission: str, exit_codes: Sequence[int]) -> str:
-    """What the workers complained about, if one of them could not go on."""
-    if not any(code not in (0, 75) for code in exit_codes):
-        return ""
-    try:
-        lines = (sweep.submission(submission).path / "workers.log").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    said = [line for line in lines if line.startswith("dlcluster worker:")]
-    if said:
-        return said[-1]
-    code = max(exit_codes, key=abs)
-    return f"{sweep.path}: {WITHOUT_WORDS.get(code, f'a worker ended with exit code {code}')}"

@@ -177,6 +177,10 @@ class SubmissionDir:
     def intent(self) -> Path:
         return self.path / "intent.json"
 
+    @property
+    def provenance_file(self) -> Path:
+        return self.path / "provenance.json"
+
     def read_intent(self) -> dict[str, Any] | None:
         """None if it was never finished. A worker that starts at once may have to wait until its node can see it."""
         intent = read_json(self.intent)

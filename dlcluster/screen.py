@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dlcluster.journal import State
-from dlcluster.pipeline import View
+from dlcluster.launch.view import View
 
 if TYPE_CHECKING:
     from dlcluster.launch.follow import Progress

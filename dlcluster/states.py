@@ -46,15 +46,22 @@ def _unless_used_up(attempts: Sequence[AttemptFacts], reason: str, max_attempts:
 
 
 def attempts_without_progress(attempts: Sequence[AttemptFacts]) -> int:
-    """How many attempts at the end of the list have died without a checkpoint beyond those of the earlier ones."""
+    """How many attempts at the end of the list have died without getting beyond all the earlier ones."""
     best, count = 0, 0
     for attempt in attempts:
         reason = (attempt.end or {}).get("reason", "vanished")
-        if attempt.committed_step > best:
-            best, count = attempt.committed_step, 0
+        if (step := progress_of(attempt)) > best:
+            best, count = step, 0
         elif kind_of(reason) not in FREE_REASONS:
             count += 1
     return count
+
+
+def progress_of(attempt: AttemptFacts) -> int:
+    """The step of the last checkpoint; where a program keeps its own, which nobody sees, the last step it logged."""
+    if attempt.start is None or not attempt.start.get("command"):
+        return attempt.committed_step
+    return max(attempt.committed_step, attempt.last_metrics["step"] if attempt.last_metrics else 0)
 
 
 def may_go_on(state: TrialState) -> bool:

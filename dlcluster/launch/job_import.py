@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 TIMEOUT_S = 60
 CPU_LIMIT_S = 60
@@ -31,16 +35,39 @@ def inspect_job(reference: str, root: Path, timeout_s: float = TIMEOUT_S) -> dic
             )
         finally:
             os.close(reply_write)
-        try:
-            code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
-            return {"ok": False, "message": f"importing {reference} took more than {timeout_s:g} s; it was ended"}
-        reply = replies.read(1 << 20)
-    if not reply:
+        reply = _read_reply(replies, time.monotonic() + timeout_s)
+        code = _end(process)
+    if reply is None:
+        return {"ok": False, "message": f"importing {reference} took more than {timeout_s:g} s; it was ended"}
+    if not reply.endswith(b"\n"):
         return {"ok": False, "message": f"{reference}: the process exited during import (code {code})"}
     return json.loads(reply)
+
+
+def _read_reply(replies: BinaryIO, deadline: float) -> bytes | None:
+    """One line, or what there is when the process has gone; None if the time is up.
+
+    The end of the line ends the waiting, not the end of the pipe: a child of the import may hold that open for ever.
+    """
+    reply = b""
+    while not reply.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([replies], [], [], left)[0]:
+            return None
+        data = os.read(replies.fileno(), 1 << 16)
+        if not data:
+            break
+        reply += data
+    return reply
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process that has answered or died; it and its children are ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def _limit_cpu() -> None:

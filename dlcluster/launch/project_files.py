@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from pathspec import GitIgnoreSpec
 
 from dlcluster.errors import UsageError, shown
-from dlcluster.secret_files import looks_secret
+from dlcluster.secret_names import looks_secret
 
 MAX_BYTES = 200 * 1000**2
 MAX_FILES = 20_000

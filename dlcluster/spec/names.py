@@ -7,14 +7,14 @@ import keyword
 import re
 from collections.abc import Iterable
 
+from dlcluster.secret_names import SECRET_NAME
+
 RESERVED_NAMES = (
     "attempt", "config_file", "out", "resume", "run", "seed", "self", "trial_dir", "trial_id",
 )  # fmt: skip
 BUILT_IN_PLACEHOLDERS = ("config_file", "seed", "trial_dir", "trial_id")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
-# `n_tokens` and `tokenizer` are ordinary hyperparameters, so `token` counts only where no s or iz follows
-_SECRET = re.compile(r"token(?!s|iz)|secret|password|api_key|apikey", re.IGNORECASE)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -25,7 +25,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def is_secret(name: str) -> bool:
     """Whether the name says that its value must not be stored in plain files."""
-    return bool(_SECRET.search(name))
+    return bool(SECRET_NAME.search(name))
 
 
 def name_problem(name: str, for_command: bool) -> tuple[str, str] | None:

@@ -95,6 +95,7 @@ class Spec:
             "fixed": dict(self.fixed),
             "where": list(self.where),
             "objective": self.objective.model_dump(),
+            "on_nonfinite": self.on_nonfinite,
             "sampler": {"kind": self.sampler.kind, "seed": self.sampler.seed},
         }
 
@@ -105,7 +106,6 @@ class Spec:
             "question": self.question,
             "sampler": self.sampler.model_dump(),
             "seeds": list(self.seeds),
-            "on_nonfinite": self.on_nonfinite,
             "tensorboard": self.tensorboard,
             "code": self.code,
             "share": self.share,

@@ -1,6 +1,7 @@
 """Checkpoints that verify: a file and a manifest with its size and SHA-256, the manifest written last.
 
-Written by torch when the job has imported torch, else as JSON. What does not verify is moved aside and never loaded.
+The manifest is named for the step; the file it names is new with each save, so that a save of the same step that is
+killed leaves the checkpoint before it as it was. Written by torch when the job has imported torch, else as JSON. What does not verify is moved aside and never loaded.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import json
 import math
 import re
+import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,8 +21,8 @@ from dlcluster.run_dir import TrialDir
 from dlcluster.trial import content_id
 
 KEEP = 2
-DATA_SUFFIXES = (".pt", ".state.json")
 MANIFEST = re.compile(r"step-\d+\.json")
+DATA = re.compile(r"(?P<step>step-\d+)(?:\.(?P<attempt>\d+)-[0-9a-f]{8})?\.(?:pt|state\.json)")
 FIELDS = {"file": str, "step": int, "epoch": int, "attempt": int, "bytes": int, "sha256": str}
 
 
@@ -45,7 +47,8 @@ def save(
     """
     make_dir_exclusively(trial.checkpoints)  # and no folder above it: a trial that is gone stays gone
     torch = sys.modules.get("torch")
-    file = trial.checkpoint_file(step, ".pt" if torch else ".state.json")
+    unique = f".{attempt}-{secrets.token_hex(4)}"
+    file = trial.checkpoint_file(step, unique + (".pt" if torch else ".state.json"))
     if torch:
         with replace_when_done(file) as scratch:
             torch.save(dict(state), scratch)
@@ -65,6 +68,7 @@ def save(
     sound = [path for path in manifests(trial) if read_manifest(path)]
     for old in sound[KEEP:]:
         drop(old)
+    _remove_leftovers(trial, attempt)
     return manifest
 
 
@@ -126,6 +130,20 @@ def drop(manifest: Path) -> None:
     manifest.unlink(missing_ok=True)
     if isinstance(row, dict) and isinstance(row.get("file"), str):
         (manifest.parent / Path(row["file"]).name).unlink(missing_ok=True)
+
+
+def _remove_leftovers(trial: TrialDir, attempt: int) -> None:
+    """Files of checkpoints that have been replaced, or were never finished; those of a later attempt are not ours.
+
+    What may belong to a damaged manifest stays until somebody wants to load that, and moves both aside.
+    """
+    rows = {path.stem: read_manifest(path) for path in manifests(trial)}
+    in_use = {row["file"] for row in rows.values() if row}
+    damaged = {step for step, row in rows.items() if row is None}
+    for file in list(trial.checkpoints.iterdir()):
+        name = DATA.fullmatch(file.name)
+        if name and file.name not in in_use and name["step"] not in damaged and int(name["attempt"] or 0) <= attempt:
+            file.unlink(missing_ok=True)
 
 
 def load_newest(trial: TrialDir, note: Callable[[str], None]) -> tuple[Checkpoint, str] | None:
@@ -198,7 +216,11 @@ def check_loadable(file: Path) -> None:
 def _set_aside(manifest: Path) -> str:
     """Rename the manifest and its file to `*.corrupt-N`, which no reader takes for a checkpoint. Returns N's name."""
     row = read_manifest(manifest)
-    files = [manifest.with_name(Path(row["file"]).name)] if row else [manifest.with_suffix(s) for s in DATA_SUFFIXES]
+    if row:
+        files = [manifest.with_name(Path(row["file"]).name)]
+    else:
+        found = [(path, DATA.fullmatch(path.name)) for path in manifest.parent.iterdir()]
+        files = [path for path, name in found if name and name["step"] == manifest.stem]
     n = 1
     while manifest.with_name(f"{manifest.name}.corrupt-{n}").exists():
         n += 1

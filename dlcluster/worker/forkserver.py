@@ -95,6 +95,7 @@ class Forker:
     def send(self, claim: Claim) -> None:
         """Have the trial run, in a new child, or in the last one if the process is reused."""
         if self._control is None and not self.start(self._keep_waiting):
+            self.close()  # asked to stop while the job was imported anew: `poll` says that the trial was killed
             return
         request = {"trial": claim.trial.to_json(), "attempt_dir": str(claim.attempt.path)}
         self._outcome = None

@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+MAX_MESSAGE = 4000
+
 
 def inspect(reference: str, root: Path) -> dict[str, object]:
     from dlcluster.worker.job import JobError, describe, load_job, user_place
@@ -27,5 +29,7 @@ def inspect(reference: str, root: Path) -> dict[str, object]:
 if __name__ == "__main__":
     sys.dont_write_bytecode = True
     reply = inspect(sys.argv[1], Path(sys.argv[2]))
+    if "message" in reply:
+        reply["message"] = str(reply["message"])[:MAX_MESSAGE]
     os.write(int(sys.argv[3]), json.dumps(reply).encode() + b"\n")
     os._exit(0)

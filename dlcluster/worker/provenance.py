@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from dlcluster.secret_files import looks_secret
+from dlcluster.secret_names import SECRET_NAME, looks_secret
 
 MAX_DIFF_BYTES = 200_000
 MAX_LISTING_BYTES = 1_000_000
@@ -37,12 +37,6 @@ ENVIRONMENT = (
     *("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_PARTITION", "SLURM_JOB_NODELIST"),
     *("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_GPUS_ON_NODE", "SLURM_JOB_GPUS", "SLURM_MEM_PER_NODE"),
     *("SLURM_CLUSTER_NAME", "SLURM_RESTART_COUNT", "SLURM_NTASKS", "SLURMD_NODENAME"),
-)
-# `max_tokens` and `tokenizer` are words of machine learning, `hf_token` is not
-SECRET_NAME = re.compile(
-    r"token(?!s|i[sz])|secret|passw|passphrase|credential|bearer|authorization"
-    r"|(api|access|auth|private|ssh|signing|encryption|license)[-_.]?key|(^|[-_.])(key|pwd|auth)$",
-    re.IGNORECASE,
 )
 SECRET_TEXT = re.compile(
     r"(?P<before>\b(?i:[a-z][a-z0-9+.-]*)://)[^\s/@'\"]+(?=@)"  # https://user:password@host

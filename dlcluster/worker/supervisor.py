@@ -25,6 +25,7 @@ from dlcluster.worker.stopping import WARNINGS, Patience, SignalLog, StopFlag, a
 
 TICK_S, SHORTEST_TICK_S = 1.0, 0.05
 TIME_FOR_THE_RECORD = 0.1  # of the margin: left when a trial that has not stopped is killed
+MAY_NOT_WRITE = (WorkerExit.FENCED, WorkerExit.IO_LOST)  # says a child without a word; a program may exit so as well
 DID_NOT_STOP = {"state": State.INTERRUPTED.value, "reason": "stop_requested", "message": "did not stop in time"}
 
 
@@ -106,10 +107,10 @@ class Supervisor:
         self.stop.clear()
         self._cancelled_trial = None
         self.oom.reset()
-        row = start_record(
-            claim, self.owner, time=time.time(), submission=self.intent["id"], snapshot=self.intent["snapshot"]
-        )
-        self.recorder.start(claim, row)
+        origin = {"submission": self.intent["id"], "snapshot": self.intent["snapshot"]}
+        if self.rules["command"]:
+            origin["command"] = True  # its checkpoints are its own: what it logs is its progress
+        self.recorder.start(claim, start_record(claim, self.owner, time=time.time(), **origin))
 
     def _finish(self, forker: Forker, claim: Claim, outcome: dict[str, Any]) -> None:
         self.recorder.add(claim, outcome)
@@ -154,11 +155,9 @@ class Supervisor:
 
     def _judge(self, outcome: dict[str, Any], claim: Claim, began: float) -> dict[str, Any] | None:
         """The supervisor's knowledge on top of what the child said: why it was stopped, and what killed it."""
-        if outcome.get("exit") == WorkerExit.FENCED:
-            return None
-        if "state" not in outcome and outcome["exit"] == WorkerExit.IO_LOST:
-            raise RunDirectoryGone(str(claim.attempt.path))
         if "state" not in outcome:
+            if outcome["exit"] in MAY_NOT_WRITE and self.recorder.is_fenced(claim):
+                return None
             outcome.update(self._from_exit_code(outcome["exit"]))
         elif self._was_killed and outcome["state"] == State.FAILED.value:
             outcome.update(DID_NOT_STOP)  # our SIGTERM has hit its data loaders first, say

@@ -109,7 +109,7 @@ def test_tables_read_a_cut_journal_like_the_reader_of_one_trial(copy, full):
         cuts = cuts_of(whole, full)
         for cut, kind, data in damaged_versions(whole, cuts if full else list(cuts)[::6]):
             journal.write_bytes(data)
-            results = aggregate(sweep, lambda facts: StateRule(sweep, plan)(trial.id, facts), use_index=False)
+            results = aggregate(sweep, StateRule(sweep, plan), use_index=False)
             history = sweep.trial(trial).history()
             assert results.metrics["step"].tolist() == [row["step"] for row in history.metrics], (cut, kind)
             assert results.metrics["loss"].tolist() == [row["metrics"]["loss"] for row in history.metrics], (cut, kind)
@@ -198,12 +198,8 @@ def test_predictions_cut_anywhere_never_stop_a_reader(tmp_path):
 def test_an_index_cut_anywhere_is_made_anew(copy):
     from dlcluster.results.aggregate import aggregate
 
-    plan, trial = copy.read_plan(), the_trial(copy)
-
-    def state_of(_trial_id, facts):
-        return StateRule(copy, plan)(trial.id, facts)
-
-    intact = aggregate(copy, state_of)
+    plan = copy.read_plan()
+    intact = aggregate(copy, StateRule(copy, plan))
     expected = intact.metrics.to_csv(index=False), intact.trials.to_csv(index=False)
     indexes = [path for path in copy.results_dir.iterdir() if path.is_file()]
     assert indexes
@@ -211,7 +207,7 @@ def test_an_index_cut_anywhere_is_made_anew(copy):
         whole = path.read_bytes()
         for cut in [*range(0, len(whole), max(1, len(whole) // 60)), len(whole) - 1]:
             path.write_bytes(whole[:cut])
-            found = aggregate(copy, state_of)
+            found = aggregate(copy, StateRule(copy, plan))
             assert (found.metrics.to_csv(index=False), found.trials.to_csv(index=False)) == expected, cut
             path.write_bytes(whole)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 
@@ -50,6 +51,12 @@ def go_on(project):
     return resumed, [row["message"] for row in rows if row["kind"] == "note"]
 
 
+def path_of(folder, step, suffix):
+    """Of the manifest, or of the file that it names."""
+    manifest = folder.checkpoint_file(step, ".json")
+    return manifest if suffix == ".json" else manifest.with_name(json.loads(manifest.read_text())["file"])
+
+
 def flip_a_byte(file, rng):
     data = bytearray(file.read_bytes())
     at = rng.randrange(len(data))
@@ -62,13 +69,14 @@ def flip_a_byte(file, rng):
 @pytest.mark.parametrize("suffix", [".state.json", ".json"])
 def test_a_flipped_byte_costs_one_checkpoint_interval_and_is_noted(project, suffix, seed):
     _trial, folder = interrupted_trial(project)
-    flip_a_byte(folder.checkpoint_file(6, suffix), random.Random(seed))
+    data = path_of(folder, 6, ".state.json")
+    flip_a_byte(path_of(folder, 6, suffix), random.Random(seed))
     resumed, notes = go_on(project)
     assert resumed == 4
     (note,) = notes
     assert note.startswith("checkpoint step-00000006.json: ")
     assert "moved to step-00000006.json.corrupt-1" in note
-    assert folder.checkpoint_file(6, ".state.json.corrupt-1").exists()
+    assert data.with_name(f"{data.name}.corrupt-1").exists()
 
 
 @pytest.mark.parametrize(
@@ -77,9 +85,9 @@ def test_a_flipped_byte_costs_one_checkpoint_interval_and_is_noted(project, suff
         (lambda folder: folder.checkpoint_file(6, ".json").unlink(), 4, 0),
         (lambda folder: folder.checkpoint_file(6, ".json").write_text(""), 4, 1),
         (lambda folder: folder.checkpoint_file(6, ".json").write_text('{"file": "step-00000006.state.json"}'), 4, 1),
-        (lambda folder: folder.checkpoint_file(6, ".state.json").unlink(), 4, 1),
-        (lambda folder: folder.checkpoint_file(6, ".state.json").write_text("{}"), 4, 1),
-        (lambda folder: [folder.checkpoint_file(n, ".state.json").write_text("") for n in (4, 6)], 0, 2),
+        (lambda folder: path_of(folder, 6, ".state.json").unlink(), 4, 1),
+        (lambda folder: path_of(folder, 6, ".state.json").write_text("{}"), 4, 1),
+        (lambda folder: [path_of(folder, n, ".state.json").write_text("") for n in (4, 6)], 0, 2),
         (lambda folder: [folder.checkpoint_file(n, ".json").write_text("") for n in (4, 6)], 0, 2),
         (lambda folder: [path.unlink() for path in folder.checkpoints.iterdir()], 0, 0),
     ],

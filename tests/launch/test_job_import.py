@@ -53,3 +53,17 @@ def test_no_bytecode_is_left_in_the_project(tmp_path):
     (tmp_path / "helper.py").write_text("")
     inspect(tmp_path, "import helper\ndef train(run):\n    pass\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["helper.py", "job.py"]
+
+
+def test_a_child_of_the_import_is_not_waited_for(tmp_path):
+    began = time.monotonic()
+    text = "import subprocess\nsubprocess.Popen(['sleep', '60'], close_fds=False)\ndef train(run):\n    pass\n"
+    assert inspect(tmp_path, text)["ok"]
+    assert time.monotonic() - began < 20
+
+
+def test_a_very_long_message_is_cut(tmp_path):
+    reply = inspect(tmp_path, "raise RuntimeError('x' * 1_000_000)")
+    assert not reply["ok"]
+    assert "RuntimeError: xxx" in reply["message"]
+    assert len(reply["message"]) <= 4000

@@ -16,7 +16,7 @@ from dlcluster.files import tree_sha256
 from dlcluster.launch import project_files, snapshot
 from dlcluster.launch.snapshot import HASH_DIGITS, remove_snapshot, take_snapshot, verify_snapshot
 from dlcluster.run_dir import SweepDir
-from dlcluster.secret_files import looks_secret
+from dlcluster.secret_names import looks_secret
 
 
 @pytest.fixture

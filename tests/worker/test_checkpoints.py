@@ -62,8 +62,9 @@ def test_the_newest_comes_back(trial, variant):
 def test_two_are_kept(trial, variant):
     for step in range(1, 8):
         save(trial, step)
-    suffix = ".pt" if variant == "torch" else ".state.json"
-    assert names(trial) == sorted(f"step-0000000{n}{s}" for n in (6, 7) for s in (".json", suffix))
+    assert names(trial) == sorted(
+        p.name for n in (6, 7) for p in (trial.checkpoint_file(n, ".json"), data_file(trial, n))
+    )
 
 
 def test_steps_are_compared_as_numbers(trial, variant):
@@ -84,6 +85,63 @@ def test_the_same_step_again_replaces(trial, variant):
     save(trial, 2, value=1)
     save(trial, 2, value=2)
     assert load(trial)[0]["value"] == 2
+    assert len(names(trial)) == 2
+
+
+class Killed(BaseException):
+    pass
+
+
+def save_and_die_before_the_manifest(trial, step, attempt=1):
+    def die(*_arguments):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoints, "write_json", die)
+        save(trial, step, attempt, value="new")
+
+
+@pytest.mark.parametrize(("step", "attempt"), [(0, 1), (4, 1), (4, 2), (6, 1)])
+def test_a_save_that_is_killed_before_its_manifest_costs_nothing(trial, variant, step, attempt):
+    save(trial, step if step < 4 else 4, value="old")
+    before = names(trial)
+    save_and_die_before_the_manifest(trial, step, attempt)
+    assert len(names(trial)) == len(before) + 1
+    state, notes = load(trial)
+    assert (state["value"], notes) == ("old", [])
+    save(trial, 8, attempt, value="next")
+    assert {path.stem for path in checkpoints.manifests(trial)} == {before[-1][:13], "step-00000008"}
+    assert len(names(trial)) == 4, "what the killed save has left is removed by the next one"
+    assert load(trial)[0]["value"] == "next"
+
+
+def test_several_saves_at_step_0_keep_the_last(trial, variant):
+    for value in range(5):
+        save(trial, 0, value=value)
+        assert load(trial)[0]["value"] == value
+        assert len(names(trial)) == 2
+
+
+def test_files_of_a_later_attempt_and_of_others_are_left_alone(trial, variant):
+    save(trial, 2)
+    foreign = {"notes.pt", "step-00000009.7-0123abcd.pt", ".step-00000009.x.tmp"}
+    for name in foreign:
+        (trial.checkpoints / name).write_text("")
+    save(trial, 4)
+    assert foreign < set(names(trial))
+
+
+def test_what_an_earlier_version_has_written_is_loaded_and_dropped(trial, variant):
+    manifest = save(trial, 2)
+    old = trial.checkpoint_file(2, ".pt" if variant == "torch" else ".state.json")
+    data_file(trial, 2).rename(old)
+    manifest["file"] = old.name
+    trial.checkpoint_file(2, ".json").write_text(json.dumps(checkpoints.sealed(manifest)))
+    assert load(trial)[0]["step"] == 2
+    save(trial, 4)
+    assert old.exists()
+    save(trial, 6)
+    assert not old.exists()
 
 
 def test_nothing_there_is_no_checkpoint(trial):
@@ -91,7 +149,8 @@ def test_nothing_there_is_no_checkpoint(trial):
 
 
 def data_file(trial, step):
-    return next(p for s in (".pt", ".state.json") if (p := trial.checkpoint_file(step, s)).exists())
+    (file,) = (p for s in ("pt", "state.json") for p in trial.checkpoints.glob(f"step-{step:08d}.*-*.{s}"))
+    return file
 
 
 def flip(file, at):

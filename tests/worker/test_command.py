@@ -335,3 +335,29 @@ def test_a_program_finds_its_folder_and_runs_in_the_spec_s_cwd(project):
     )
     run_worker(project, submit(project))
     assert project.ends(project.trials()[0]) == ["completed"]
+
+
+SAVES_ITS_OWN = """
+import os, pathlib, sys
+state = pathlib.Path(os.environ["DLCLUSTER_TRIAL_DIR"], "state.txt")
+begin = int(state.read_text()) if state.exists() else 0
+for step in range(begin + 1, 11):
+    print(f"step={{step}} loss={{1 / step}}", flush=True)
+    SAVE
+    if step == begin + 2 < 10:
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("save", "expected"),
+    [
+        ("state.write_text(str(step))", [*["failed killed(9)"] * 4, "completed"]),
+        ("pass", ["failed killed(9)"] * 4),  # the first has got somewhere; then three have not got further
+    ],
+)
+def test_a_program_that_saves_its_own_state_and_gets_further_goes_on(program, save, expected):
+    ran = program([sys.executable, "-c", SAVES_ITS_OWN.replace("SAVE", save)])
+    assert ran.ends(ran.trial) == expected
+    if expected[-1] == "completed":
+        assert [step for step, _metrics in metrics_of(ran)] == list(range(1, 11))

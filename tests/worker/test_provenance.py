@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from dlcluster.secret_files import looks_secret
+from dlcluster.secret_names import looks_secret
 from dlcluster.worker import provenance
 from dlcluster.worker.provenance import HIDDEN, collect, output_of, redact, redact_arguments
 

@@ -101,6 +101,33 @@ def test_attempts_without_a_new_checkpoint_are_counted(ends, committed, expected
     assert attempts_without_progress(attempts_of(ends, committed)) == expected
 
 
+def command_facts(number, logged, committed=0):
+    row = None if logged is None else {"kind": "metrics", "step": logged, "metrics": {}}
+    end = {"state": "interrupted", "reason": "deadline"}
+    return AttemptFacts(number, {"worker": "w", "command": True}, end, row, committed)
+
+
+@pytest.mark.parametrize(
+    ("logged", "expected"),
+    [
+        ([5, 10, 15, 20], 0),
+        ([5, 10, 10, 7], 2),
+        ([None, None, None], 3),
+        ([0, 0, 0], 3),
+        ([9, None, 3, 12, None], 1),
+    ],
+)
+def test_a_program_gets_further_by_what_it_logs(logged, expected):
+    attempts = [command_facts(i, step) for i, step in enumerate(logged, start=1)]
+    assert attempts_without_progress(attempts) == expected
+
+
+def test_a_job_gets_further_by_its_checkpoints_only():
+    attempts = [AttemptFacts(i, {"worker": "w"}, None, {"step": 10 * i}, 0) for i in (1, 2, 3)]
+    assert attempts_without_progress(attempts) == 3
+    assert attempts_without_progress([command_facts(1, 2, committed=4), command_facts(2, 3, committed=0)]) == 1
+
+
 @pytest.mark.parametrize("budget", [1, 2, 5])
 def test_the_budget_can_be_set(budget):
     for n in range(1, 7):

@@ -1,10 +1,17 @@
-"""Files whose names say that they hold secrets: never copied into a snapshot, never shown in a diff."""
+"""Names that say that something is a secret: variables that are not stored, files that are not copied."""
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
+# `max_tokens` and `tokenizer` are words of machine learning, `hf_token` is not
+SECRET_NAME = re.compile(
+    r"token(?!s|i[sz])|secret|passw|passphrase|credential|bearer|authorization"
+    r"|(api|access|auth|private|ssh|signing|encryption|license)[-_.]?key|(^|[-_.])(key|pwd|auth)$",
+    re.IGNORECASE,
+)
 SECRET_FOLDERS = frozenset({".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".ssh"})
 SECRET_FILES = (
     *(".env*", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
