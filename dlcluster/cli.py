@@ -120,8 +120,7 @@ def finish_sweep(result: SweepResult, options: SweepOptions, fail_on_trial_error
         sys.exit(_code_of_failures(result.sweep, fail_on_trial_error))
     if result.worker_problem:
         click.echo(f"error: {result.worker_problem}", err=True)
-    if not quiet or not result.interrupted:
-        print_table(result.sweep, "terminal", "-")
+    damaged = (not quiet or not result.interrupted) and print_table(result.sweep, "terminal", "-")
     if result.interrupted:
         n = len(result.unfinished)
         click.echo(f"interrupted: {n} trial(s) left; the same command goes on with them", err=True)
@@ -136,7 +135,7 @@ def finish_sweep(result: SweepResult, options: SweepOptions, fail_on_trial_error
             sys.exit(EXIT_PRECONDITION)
         if result.worker_problem and result.nothing_began():
             sys.exit(EXIT_NOTHING_STARTED)
-    sys.exit(_code_of_failures(result.sweep, fail_on_trial_error, statuses))
+    sys.exit(_code_of_failures(result.sweep, fail_on_trial_error, statuses) or (EXIT_DAMAGED if damaged else 0))
 
 
 def _code_of_failures(found: SweepDir, fail_on_trial_error: bool, statuses: Sequence[Any] | None = None) -> int:
@@ -223,7 +222,12 @@ def print_table(found: SweepDir, output_format: str, out: str) -> bool:
     color = out == "-" and sys.stdout.isatty() and "NO_COLOR" not in os.environ
     width = shutil.get_terminal_size((100, 24)).columns if color else 100
     write_out(render(made, output_format, width=width, color=color), out)
-    for warning in (*results.warnings, *(made.warnings if output_format == "csv" else ())):
+    return say_warnings(results, made.warnings if output_format == "csv" else ())
+
+
+def say_warnings(results: Any, more: Sequence[str] = ()) -> bool:
+    """Returns whether damaged data were found: what is readable has been shown, and the exit code says so."""
+    for warning in (*results.warnings, *more):
         click.echo(f"warning: {warning}", err=True)
     return results.has_damage
 
@@ -253,6 +257,8 @@ def export(run: str, what: str, runs_dir: Path, file_format: str, out: str) -> N
 
     _plan, results = aggregate_sweep(find_sweep(run, runs_dir))
     write_out(export_bytes(results, what, file_format), out)
+    if say_warnings(results):
+        sys.exit(EXIT_DAMAGED)
 
 
 @app.command(cls=Command)

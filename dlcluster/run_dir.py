@@ -2,17 +2,21 @@
 
     sweep.yaml                        the spec as given                           written by `sweep`
     plan.jsonl                        a header (the resolved spec), then a row a trial        `sweep`
-    provenance.json                   commit, diff, packages, host, command line              `sweep`
+    provenance.json                   commit, diff, packages, host, command line of the first call
     code/<hash>/                      the snapshot that workers run from                      `sweep`
-    submissions/<id>/intent.json      which trials were asked for, with which options         `sweep`
+    submissions/<id>/intent.json      which trials were asked for, with which options         `sweep`, `resume`
+                    /provenance.json  commit, diff, ... of this call                          `sweep`, `resume`
+                    /workers.log      what its workers complained about                       workers
     trials/<shard>/<trial>/attempts/0001/journal.jsonl, log.txt     the child, then its supervisor
-                          /checkpoints/step-00000300.pt, .json      the child
+                          /attempts/0001/params.json   while a command runs that asks for {config_file}
+                          /checkpoints/step-00000300.json   a manifest, which names its data file: the child
                           /predictions/validation-00000300.npz      the child
-                          /tensorboard/                             the child, or `dlcluster tensorboard`
+                          /tensorboard/attempt-0001/    the child; or event files of `dlcluster tensorboard`
     workers/<id>/heartbeat.json, spare, stop|cancel|hold            that worker (markers: a command)
     results/                          tables and indexes of readers: a cache, deleting it loses nothing
 
-Only the process that claimed an attempt's folder writes in it; a reader never does.
+Only the process that claimed an attempt's folder writes in it. Readers write below results/ only, and `dlcluster
+tensorboard` event files.
 
 `predictions/<split>-<step>.npz`: arrays without objects; `ids` (n,) integers or text, sorted, and either `correct` (n,)
 bool or `scores` (n,) float32, for the model as it was at that step.

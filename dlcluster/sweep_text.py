@@ -20,10 +20,9 @@ def nothing_missing_text(result: SweepResult) -> str:
 def dry_run_text(result: SweepResult) -> str:
     """The plan: what would be started, what is kept, and what it will take on disk."""
     plan, decisions = result.plan, result.launch_plan
-    spec = plan.spec
     n, n_configs = len(decisions.wanted), len({t.config for t in plan.trials})
     lines = [
-        f"{plan.header['name']}: {len(plan.trials)} trials = {n_configs} configs x {len(spec['seeds'])} seeds",
+        f"{plan.header['name']}: {len(plan.trials)} trials, {n_configs} configs",
         f"  run directory   {result.sweep.path}",
         f"  to start        {decisions.count(Action.START)}",
         f"  to go on with   {decisions.count(Action.GO_ON)}",

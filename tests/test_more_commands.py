@@ -179,3 +179,63 @@ def test_diverged_trials_end_as_the_policy_says(project, policy):
     expected = {"fail": "failed diverged", "stop": "stopped diverged", "record": "completed"}[policy]
     assert [project.ends(trial) for trial in project.trials()] == [[expected]] * 2
     assert "nan" not in done.out.lower().replace("finance", "")
+
+
+def test_a_moved_run_directory_goes_on_where_it_is_now(project):
+    project.write_spec(fixed={"steps": 6, "every": 2, "fault": "raise", "at": 5})
+    project.run_sweep()
+    shutil.move(project.sweep.path, project.runs / "moved")
+    project.run("resume", "moved", "--failed")
+    status = json.loads(project.run("status", "moved", "--json").out)
+    assert [trial["attempts"] for trial in status["trials"]] == [2, 2]
+    assert status["counts"] == {"failed": 2}
+    assert not project.sweep.path.exists()
+
+
+def test_every_submission_keeps_its_own_provenance(project):
+    project.run_sweep()
+    first = project.sweep.provenance_file.read_bytes()
+    project.run_sweep("--set", "seeds=2")
+    assert project.sweep.provenance_file.read_bytes() == first
+    commands = [json.loads(s.provenance_file.read_text())["command"] for s in project.sweep.submissions()]
+    assert len(commands) == 2
+    assert "seeds=2" in str(commands[1])
+
+
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
+def test_nothing_is_written_for_a_project_that_cannot_be_copied(project, arguments):
+    (project.root / "out").symlink_to("/etc")
+    refused = project.run_sweep(*arguments, code=2)
+    assert "out" in refused.err
+    assert not project.runs.exists()
+
+
+def test_a_dry_run_says_what_the_constraints_cost(project):
+    project.write_spec(
+        space={"start": {"uniform": [0, 1]}}, sampler={"kind": "random", "trials": 5}, where=["start < 0.5"]
+    )
+    assert "where: refused 4 of 9 draws (55.6% accepted)" in project.run_sweep("--dry-run").err
+
+
+def test_damage_is_said_and_what_is_readable_is_shown(project):
+    project.run_sweep()
+    journal = project.sweep.trial(project.trials()[0]).attempt(1).journal
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([lines[0], b"{torn\n", *lines[1:]]))
+    for arguments in (("table", "count"), ("export", "count", "trials", "--out", "t.csv")):
+        assert "1 " in project.run(*arguments, code=6).err
+    assert (project.root / "t.csv").read_text().count("\n") == 3
+
+
+def test_a_runs_directory_where_everybody_may_write_is_refused(project):
+    project.runs.mkdir()
+    project.runs.chmod(0o777)
+    assert "everybody may write" in project.run_sweep(code=3).err
+    project.runs.chmod(0o1777)
+    project.run_sweep()
+
+
+def test_live_code_is_named_as_such(project):
+    project.write_spec(code="live")
+    project.run_sweep()
+    assert ",live," in project.run("export", "count", "trials", "--out", "-").out

@@ -60,7 +60,7 @@ def test_another_sweep_under_the_same_name_is_refused_with_the_differing_keys(pr
 
 def test_a_dry_run_writes_nothing(project):
     said = project.run_sweep("--dry-run")
-    assert "2 trials = 2 configs x 1 seeds" in said.out
+    assert "2 trials, 2 configs" in said.out
     assert "to start        2" in said.out
     assert not project.runs.exists()
 

@@ -35,7 +35,8 @@ def _check_name(path: Path) -> None:
 
 
 def _check_owner(path: Path) -> None:
-    """A run directory of somebody else, or one that anybody may write in, would run other people's code as us."""
+    """A run directory of somebody else, or one that anybody may write or replace, would run foreign code as us."""
+    _check_parents(path)
     if not path.exists():
         return
     info = path.stat()
@@ -43,6 +44,20 @@ def _check_owner(path: Path) -> None:
         raise PreconditionError(f"{path}: belongs to another user (uid {info.st_uid})", "choose another --runs-dir")
     if info.st_mode & stat.S_IWOTH:
         raise PreconditionError(f"{path}: everybody may write in it", f"chmod o-w {path}")
+
+
+def _check_parents(path: Path) -> None:
+    """Up to the home folder or the mount: where everybody may rename, the run directory can be exchanged."""
+    for parent in path.parents:
+        if not parent.exists():
+            continue
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise PreconditionError(
+                f"{parent}: everybody may write in it, and so exchange what lies below", f"chmod o-w {parent}"
+            )
+        if parent == Path.home() or parent.is_mount():
+            return
 
 
 def _check_space(there: Path, min_free_bytes: int, min_free_inodes: int) -> None:

@@ -45,9 +45,10 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, 
 
 
 def write_plan(sweep: SweepDir, plan: Plan, spec_text: str) -> Plan:
-    """Store the plan. Another command may be topping up the same sweep right now: no trial of either is lost.
+    """Store the plan. Another command may be topping up the same sweep right now.
 
-    There is no lock: after each write the file is read again, and what the other has written meanwhile is merged.
+    There is no lock: after each write the file is read again, and what the other has written meanwhile is merged. What
+    a third write takes away between the two, the command that asked for it puts back when it is run again.
     """
     for folder in (sweep.path, sweep.trials_dir, sweep.workers_dir, sweep.submissions_dir, sweep.results_dir):
         make_dir(folder)

@@ -74,7 +74,9 @@ class TrialEntry:
 def entry_of(trial_id: str, reading: TrialReading, objective: Objective) -> TrialEntry:
     """Everything that the table of trials needs, from what was read."""
     marks, score = reading.marks, score_of(reading.series, objective)
-    snapshots = dict.fromkeys(str(mark.start["snapshot"]) for mark in marks if mark.start and "snapshot" in mark.start)
+    snapshots = dict.fromkeys(
+        mark.start["snapshot"] or "live" for mark in marks if mark.start and "snapshot" in mark.start
+    )
     bad = [(mark.number, mark.first_bad_offset) for mark in marks if mark.first_bad_offset is not None]
     return TrialEntry(
         trial_id,

@@ -1,7 +1,9 @@
 """Checkpoints that verify: a file and a manifest with its size and SHA-256, the manifest written last.
 
-The manifest is named for the step; the file it names is new with each save, so that a save of the same step that is
-killed leaves the checkpoint before it as it was. Written by torch when the job has imported torch, else as JSON. What does not verify is moved aside and never loaded.
+The manifest is named for the step. The file that it names is new with every save, so that a second save of a step that
+is killed half-way leaves the first as it was.
+
+Written by torch when the job has imported torch, else as JSON. What does not verify is moved aside and never loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +18,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dlcluster.files import file_sha256, make_dir_exclusively, read_json, replace_when_done, write_json, write_text
+from dlcluster.files import (
+    file_sha256,
+    make_dir_exclusively,
+    read_json,
+    replace_when_done,
+    sync_dir,
+    write_json,
+    write_text,
+)
 from dlcluster.run_dir import TrialDir
 from dlcluster.trial import content_id
 
@@ -45,7 +55,8 @@ def save(
 
     With `check` it is read back first. Raises TypeError for a state that could not be loaded again.
     """
-    make_dir_exclusively(trial.checkpoints)  # and no folder above it: a trial that is gone stays gone
+    if make_dir_exclusively(trial.checkpoints):  # and no folder above it: a trial that is gone stays gone
+        sync_dir(trial.path)
     torch = sys.modules.get("torch")
     unique = f".{attempt}-{secrets.token_hex(4)}"
     file = trial.checkpoint_file(step, unique + (".pt" if torch else ".state.json"))

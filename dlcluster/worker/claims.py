@@ -25,7 +25,9 @@ class Claims:
     def __init__(self, sweep: SweepDir, plan: Plan, wanted: Sequence[Sequence[Any]], max_attempts: int) -> None:
         self.sweep, self.max_attempts = sweep, max_attempts
         trials = {trial.id: trial for trial in plan.trials}
-        self._wanted: list[tuple[Trial, int]] = [(trials[trial_id], first) for trial_id, first in wanted]
+        self._wanted: list[tuple[Trial, int]] = [
+            (trials[trial_id], first) for trial_id, first in wanted if trial_id in trials
+        ]
         self._n_tried = 0
         self._open: dict[str, Trial] = {trial.id: trial for trial, _first in self._wanted}
 

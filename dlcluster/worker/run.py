@@ -7,15 +7,17 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dlcluster.errors import WorkerExit
-from dlcluster.files import AppendFile, make_dir_exclusively, write_bytes
+from dlcluster.files import AppendFile, make_dir_exclusively, sync_dir, write_bytes
 from dlcluster.journal import State
 from dlcluster.run_dir import AttemptDir, TrialDir
 from dlcluster.trial import Trial
 from dlcluster.worker import checkpoints
 from dlcluster.worker.checkpoints import Checkpoint
+from dlcluster.worker.records import sync_if_there
 from dlcluster.worker.stopping import StopFlag
 from dlcluster.worker.values import check_name, split_nonfinite
 
@@ -49,12 +51,13 @@ class Run:
         self.attempt, self.dir = attempt.number, trial_dir.path
         self.written: list[str] = []  # files that the supervisor makes durable before the trial counts as finished
         self.verdict: Stopped | None = None
-        self._trial_dir, self._stop = trial_dir, stop
+        self._trial_dir, self._attempt_dir, self._stop = trial_dir, attempt, stop
         self._objective, self._on_nonfinite = rules["objective"], rules["on_nonfinite"]
         self._journal = AppendFile(attempt.journal)
         self._step, self._pid = 0, os.getpid()
         self._known_names: set[str] = set()
         self._synced = time.monotonic()
+        self._names_are_durable, self._n_durable = False, 0  # of the journal's folders; of `written`
         self._asked = False  # whether the training code has been told that it should stop
         self._logged_since_request = False
         self.raises_when_asked = True
@@ -89,7 +92,8 @@ class Run:
         """Write a checkpoint: atomic, verified by hash, the newest two are kept. Raises Stopped when asked to stop."""
         self._check_process("save")
         self._check_fence()
-        self._journal.sync()
+        self._sync_journal()
+        self._sync_predictions()
         manifest = checkpoints.save(
             self._trial_dir,
             state,
@@ -203,8 +207,33 @@ class Run:
     def _sync_now_and_then(self) -> None:
         now = time.monotonic()
         if now - self._synced > SECONDS_BETWEEN_SYNCS:
-            self._journal.sync()
+            self._sync_journal()
             self._synced = now
+
+    def _sync_journal(self) -> None:
+        """With the names on the way to it, once: a file that is durable in a folder that is not would be lost."""
+        self._journal.sync()
+        if self._names_are_durable:
+            return
+        trial = self._trial_dir
+        try:
+            for folder in (self._attempt_dir.path, trial.attempts_dir, trial.path, trial.path.parent):
+                sync_dir(folder)
+        except FileNotFoundError:
+            raise Lost from None
+        self._names_are_durable = True
+
+    def _sync_predictions(self) -> None:
+        """A checkpoint says that the trial has got this far: what it stored on the way will not be stored again."""
+        new = self.written[self._n_durable :]
+        if not new:
+            return
+        for name in new:
+            sync_if_there(Path(name))
+        sync_dir(self._trial_dir.predictions)
+        if not self._n_durable:
+            sync_dir(self._trial_dir.path)
+        self._n_durable += len(new)
 
     def _stop_at_second_sight(self) -> None:
         """The first `log` after a request returns, so that the `save` after it can store this very step."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from tests.support import run_worker, submit
+from tests.support import check_files, end_of, processes_with, run_worker, start_worker, submit, wait_until
 
 JOB = "import os, sys\n\n\ndef train(run, **_params):\n    run.log(loss=1.0)\n    {}\n"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dlcluster.run_dir import TrialDir
-from dlcluster.worker.run import Fenced, Stopped, seed_everything
+from dlcluster.worker.run import Fenced, Lost, Stopped, seed_everything
 from dlcluster.worker.stopping import StopFlag
 from tests.support import strict_json
 from tests.worker.helpers import make_run, rows_of
@@ -235,3 +235,63 @@ def test_seeding_imports_nothing(monkeypatch):
     seed_everything(3)
     assert "numpy" not in sys.modules
     assert "torch" not in sys.modules
+
+
+# -- power cuts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def synced(monkeypatch, tmp_path):
+    """What has been made durable, in order, as paths below the folder of the test."""
+    paths, fsync = [], os.fsync
+
+    def note(fd):
+        fsync(fd)
+        paths.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path))
+
+    monkeypatch.setattr(os, "fsync", note)
+    return paths
+
+
+FOLDERS = ["trial/attempts/0001", "trial/attempts", "trial", "."]
+JOURNAL = "trial/attempts/0001/journal.jsonl"
+
+
+def test_a_short_trial_that_saves_nothing_waits_for_no_disk(tmp_path, synced):
+    run = make_run(tmp_path)
+    for _ in range(100):
+        run.log(loss=1.0)
+    run.predictions("validation", [1], correct=[1])
+    assert synced == []
+
+
+def test_the_first_time_the_journal_is_made_durable_so_are_the_names_on_the_way_to_it(tmp_path, synced, monkeypatch):
+    monkeypatch.setattr("dlcluster.worker.run.SECONDS_BETWEEN_SYNCS", -1.0)
+    run = make_run(tmp_path)
+    run.log(loss=1.0)
+    assert synced == [JOURNAL, *FOLDERS]
+    run.log(loss=1.0)
+    assert synced[5:] == [JOURNAL]
+
+
+def test_a_folder_that_has_gone_before_it_was_durable_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("dlcluster.worker.run.SECONDS_BETWEEN_SYNCS", -1.0)
+    run = make_run(tmp_path)
+    (tmp_path / "trial").rename(tmp_path / "moved")
+    with pytest.raises(Lost):
+        run.log(loss=1.0)
+
+
+def test_what_came_before_a_checkpoint_is_durable_before_its_manifest(tmp_path, synced):
+    run = make_run(tmp_path)
+    run.log(loss=1.0)
+    run.predictions("validation", [1], correct=[1])
+    run.save({"x": 1})
+    file = "trial/predictions/validation-00000001.npz"
+    first = [JOURNAL, *FOLDERS, file, "trial/predictions", "trial", "trial"]
+    assert synced[: len(first)] == first
+    assert all(path.startswith("trial/checkpoints") for path in synced[len(first) :])
+    del synced[:]
+    run.save({"x": 2})
+    assert synced[0] == JOURNAL
+    assert all(path.startswith("trial/checkpoints") for path in synced[1:])
