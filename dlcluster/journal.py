@@ -1,7 +1,8 @@
 """The journal of an attempt: its records, what they say about a trial, and the words for it.
 
 Records of a journal, one a line, each with `kind` and `time` (seconds since 1970):
-    start       trial, config, seed, params, attempt, worker, host, boot, pid, pid_start, submission, snapshot
+    start       trial, config, seed, params, attempt, worker, host, boot, pid_namespace, pid, pid_start, submission,
+                snapshot (null: live code), command (true, for a program)
     resume      step: the step of the checkpoint that this attempt went on from (0: from the beginning), file
     metrics     step, metrics {name: number or null}, nonfinite {name: "nan" | "inf" | "-inf"} where there are any
     checkpoint  step, file, bytes, sha256

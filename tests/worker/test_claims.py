@@ -122,9 +122,9 @@ def beat_of(sweep, name, current, **owner):
         ([{"pid_start": 1}], False),
         ([{}], True),
         ([{"pid_start": 1}, {}], True),
-        ([{"host": "elsewhere"}], None),
-        ([{"pid_start": 1}, {"host": "elsewhere"}], None),
-        ([{"host": "elsewhere"}, {}], True),
+        ([{"host": "elsewhere", "boot": "another"}], None),
+        ([{"pid_start": 1}, {"host": "elsewhere", "boot": "another"}], None),
+        ([{"host": "elsewhere", "boot": "another"}, {}], True),
         ([{"boot": "before"}], False),
     ],
 )
@@ -141,9 +141,12 @@ def test_a_pid_that_was_given_again_is_another_process():
     assert is_alive(me) is True
     assert is_alive({**me, "pid_start": me["pid_start"] + 1}) is False
     assert is_alive({**me, "boot": "another"}) is False
-    assert is_alive({**me, "host": "another"}) is None
+    assert is_alive({**me, "host": "another", "boot": "another"}) is None
+    assert is_alive({**me, "host": "renamed"}) is True  # the same boot: this very machine
+    assert is_alive({**me, "host": "renamed", "pid_start": 1}) is False
+    assert is_alive({**me, "host": "container", "pid_namespace": "pid:[1]"}) is None
     assert is_alive({}) is None
-    assert is_alive({"host": me["host"], "boot": me["boot"]}) is False
+    assert is_alive({name: me[name] for name in ("host", "boot", "pid_namespace")}) is False
 
 
 def test_a_zombie_is_not_alive():
