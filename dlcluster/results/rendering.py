@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dlcluster.results.intervals import ALPHA
 from dlcluster.results.series import Objective
 from dlcluster.trial import canonical_json
 
+MAX_TERMINAL_ROWS = 200
 LONG_VALUE = 24  # characters: a longer value may be broken over lines
 MAX_DECIMALS = 12
 SPREADSHEET_COMMANDS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -40,6 +41,10 @@ class Table:
     caption: str
     warnings: tuple[str, ...] = ()
     alpha: float = ALPHA
+
+    def head(self, n: int) -> Table:
+        """The first rows only, with the caption of the whole."""
+        return replace(self, rows=self.rows.head(n))
 
 
 def render(table: Table, format: str = "terminal", *, width: int = 100, color: bool = False) -> str:
@@ -140,12 +145,19 @@ def _notes(table: Table) -> list[str]:
     return [one_line(table.caption), *(f"warning: {one_line(warning)}" for warning in table.warnings)]
 
 
+def what_is_not_shown(table: Table) -> str:
+    """How many rows a terminal leaves out, and in which states: no failure is hidden behind a number of rows."""
+    states = table.rows["state"].iloc[MAX_TERMINAL_ROWS:].value_counts()
+    words = ", ".join(f"{n} {one_line(state)}" for state, n in states.items())
+    return f"... and {len(table.rows) - MAX_TERMINAL_ROWS} more rows ({words}); --format csv has them all"
+
+
 def _terminal(table: Table, width: int, color: bool) -> str:
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    headers, rows = cells(table)
+    headers, rows = cells(table.head(MAX_TERMINAL_ROWS))
     widest = [max(len(text) for text in column) for column in zip(headers, *rows, strict=True)]
     gap = 2 if sum(widest) + 2 * len(widest) <= width else 1
     style = "bold" if color else ""
@@ -169,6 +181,8 @@ def _terminal(table: Table, width: int, color: bool) -> str:
         legacy_windows=False,
     )
     console.print(grid)
+    if len(table.rows) > MAX_TERMINAL_ROWS:
+        console.print(Text(what_is_not_shown(table)))
     console.print()
     for note in _notes(table):
         console.print(Text(note))

@@ -274,3 +274,13 @@ def test_mixed_parameters_can_be_exported(tmp_path):
 def test_numbers_in_csv_are_numbers():
     frame = pd.DataFrame({"x": [-1.5, 0.1 + 0.2], "text": ["-a", "b"]})
     assert csv_text(frame) == "x,text\n-1.5,'-a\n0.30000000000000004,b\n"
+
+
+def test_a_terminal_shows_the_best_rows_and_counts_the_others(tmp_path):
+    sweep = Sweep(tmp_path / "runs" / "many", params=[{"lr": i / 1000} for i in range(1, 211)], seeds=(0,))
+    for k in range(209):
+        sweep.complete(k, [k / 1000])
+    table = table_of(sweep)
+    text = render(table, "terminal")
+    assert "... and 10 more rows (9 completed, 1 waiting); --format csv has them all" in text
+    assert render(table, "csv").count("\n") == 211
