@@ -8,6 +8,14 @@ from dlcluster.errors import SpecError
 from dlcluster.spec.schema import load_spec
 from dlcluster.trial import content_id
 
+LAUNCH_DEFAULTS = {
+    "executor": "local", "profile": None, "parallel": None, "canary": False, "reuse_process": False,
+    "trials_per_job": "pull", "trials_per_gpu": 1, "nodes": 1, "gpus": None, "gpu_type": None, "cpus": 1, "mem": None,
+    "partition": None, "account": None, "qos": None, "constraint": None, "setup": [], "extra_args": [],
+    "env": {}, "pass_env": [], "grace": 30.0, "time": None, "margin": None, "hang_timeout": 1800.0,
+    "max_attempts": 3, "retry": {},
+}  # fmt: skip
+
 FULL = """\
 name: lr
 question: Which learning rate?
@@ -49,9 +57,9 @@ def test_everything_resolved_as_strict_json(write):
         "tensorboard": True,
         "code": "live",
         "share": "group",
-        "launch": {
-            "executor": "local", "parallel": 8, "reuse_process": True, "trials_per_gpu": 2, "gpus": 1, "cpus": 4,
-            "env": {"OMP_NUM_THREADS": "4", "A": "b", "C": "0.5"}, "grace": 120.0, "time": None, "margin": None, "max_attempts": 5,
+        "launch": LAUNCH_DEFAULTS | {
+            "parallel": 8, "reuse_process": True, "trials_per_gpu": 2, "gpus": 1, "cpus": 4,
+            "env": {"OMP_NUM_THREADS": "4", "A": "b", "C": "0.5"}, "grace": 120.0, "max_attempts": 5,
         },
     }  # fmt: skip
     assert spec.job_name == json.dumps(row["command"], separators=(",", ":"))
@@ -61,10 +69,17 @@ def test_everything_resolved_as_strict_json(write):
 def test_the_defaults(load):
     spec = load("")
     row = spec.to_json()
-    assert row["launch"] == {
-        "executor": "local", "parallel": None, "reuse_process": False, "trials_per_gpu": 1, "gpus": None, "cpus": 1,
-        "env": {}, "grace": 30.0, "time": None, "margin": None, "max_attempts": 3,
-    }  # fmt: skip
+    assert row["launch"] == LAUNCH_DEFAULTS
+
+
+def test_gpus_of_a_type_as_sbatch_has_them(load):
+    launch = load("launch: {executor: slurm, gpus: 'a100:2'}").launch
+    assert (launch.gpus, launch.gpu_type) == (2, "a100")
+
+
+def test_more_defaults(load):
+    spec = load("")
+    row = spec.to_json()
     assert (row["seeds"], row["on_nonfinite"], row["code"], row["share"]) == ([0], "fail", "snapshot", "none")
     assert (row["question"], row["tensorboard"], row["objective"]["at"]) == ("", False, "last")
     assert spec.sampler.seed == 0
