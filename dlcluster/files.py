@@ -254,16 +254,21 @@ def read_json_lines(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], 
     A live writer's unfinished last line is no damage and is left for the next call. Bytes of zero, as file systems
     leave them after a power cut, are dropped around a record.
     """
-    complete, newline, _unfinished = read_bytes(path, offset).rpartition(b"\n")
-    rows, damage, position = [], Damage(path), offset
-    for line in complete.split(b"\n") if newline else ():
-        row = parse_json_line(line)
+    data, damage = read_bytes(path, offset), Damage(path)
+    rows = list(each_json_line(data, damage, offset))
+    return rows, damage, offset + data.rfind(b"\n") + 1
+
+
+def each_json_line(data: bytes, damage: Damage, offset: int = 0) -> Iterator[dict[str, Any]]:
+    """The records on the complete lines of a piece of a file that begins at an offset; the others go to `damage`."""
+    begin = 0
+    while end := data.find(b"\n", begin) + 1:
+        row = parse_json_line(line := data[begin : end - 1])
         if row is not None:
-            rows.append(row)
+            yield row
         elif line.strip(b"\0 \r"):
-            damage.add(position)
-        position += len(line) + 1
-    return rows, damage, position
+            damage.add(offset + begin)
+        begin = end
 
 
 def parse_json_line(line: bytes) -> dict[str, Any] | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 ID_PATTERN = re.compile(r"[0-9a-f]{12}")
@@ -24,7 +26,7 @@ def content_id(*parts: Any) -> str:
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """`params` are all parameters the job receives (sampled and fixed ones), without the seed.
 
@@ -63,3 +65,22 @@ class Trial:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Trial:
         return cls(row["id"], row["index"], row["config"], row["seed"], row["params"], row["role"])
+
+
+OF_ITS_CONFIG = itemgetter("index", "config", "params", "role")
+
+
+def trials_from_json(rows: Iterable[Mapping[str, Any]]) -> tuple[Trial, ...]:
+    """No more objects than needed, for plans of a hundred thousand trials: the seeds of a config share its parameters.
+
+    Raises KeyError, TypeError or AttributeError if a row is no trial.
+    """
+    trials, configs = [], dict[str, tuple[Any, ...]]()
+    for row in rows:
+        index, config, params, role = of_its_config = OF_ITS_CONFIG(row)
+        if configs.get(config) != of_its_config:
+            named = {sys.intern(name): value for name, value in params.items()}
+            configs[config] = index, config, named, sys.intern(role)
+        index, config, params, role = configs[config]
+        trials.append(Trial(row["id"], index, config, row["seed"], params, role))
+    return tuple(trials)

@@ -13,6 +13,7 @@ from dlcluster.launch.status import read_statuses
 from dlcluster.launch.submission import next_submission_id
 from dlcluster.run_dir import FORMAT, SweepDir, plan_rows
 from dlcluster.trial import Trial
+from tests.support import history_of
 
 HEADER = {"name": "x", "fingerprint": "f", "spec": {"launch": {}}, "project_root": "/p", "version": "0"}
 
@@ -78,6 +79,24 @@ def test_a_trial_without_its_keys_is_damage(sweep):
     write_json_lines(sweep.plan_file, [{"kind": "sweep", "format": FORMAT, "n_trials": 1, **HEADER}, {"id": "abc"}])
     with pytest.raises(DamagedError, match="without 'index'"):
         sweep.read_plan()
+
+
+@pytest.mark.parametrize("change", [{"params": 7}, {"role": None}, {"config": []}])
+def test_a_trial_of_other_types_is_damage(sweep, trials, change):
+    header, row = plan_rows(HEADER, trials[:1])
+    write_json_lines(sweep.plan_file, [header, {**row, **change}])
+    with pytest.raises(DamagedError, match="a line that is no trial"):
+        sweep.read_plan()
+
+
+def test_seeds_share_what_belongs_to_their_config(sweep):
+    trials = [Trial.of("job", {"lr": i / 10}, seed, i) for i in range(2) for seed in range(3)]
+    odd = Trial("0" * 12, 0, trials[0].config, 7, {"lr": 5.0}, "search")  # the same config, but not the same parameters
+    write_plan(sweep, [*trials, odd])
+    found = sweep.read_plan().trials
+    assert list(found) == [*trials, odd]
+    assert found[0].params is found[2].params
+    assert found[0].params is not found[3].params
 
 
 def test_a_newer_format_is_named_and_refused(sweep):
@@ -164,7 +183,7 @@ def test_history_counts_damage_once(sweep, trials):
     journal.write(b'{"kind":"metr\n')
     journal.write_row({"kind": "metrics", "step": 2, "metrics": {"loss": 0.5}})
     journal.close()
-    history = sweep.trial(trials[0]).history()
+    history = history_of(sweep.trial(trials[0]))
     assert [row["step"] for row in history.metrics] == [1, 2]
     assert [damage.n_bad_lines for damage in history.damages] == [1]
 

@@ -6,24 +6,24 @@ Nothing is written but the index, nothing is locked, and missing, failed and unr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from dlcluster.errors import UsageError
 from dlcluster.journal import State
 from dlcluster.results.frames import metrics_table, trials_table
-from dlcluster.results.index import Index, IndexLost, TrialEntry, load_index, save_index
-from dlcluster.results.scan import Reading, StateOf, no_garbage_collection, scan
-from dlcluster.results.series import Objective, Series, stack
+from dlcluster.results.index import Index, IndexLost, load_index, save_index
+from dlcluster.results.scan import Reading, no_garbage_collection, scan
+from dlcluster.results.series import Objective, stack
 from dlcluster.run_dir import Plan, SweepDir, TrialDir
+from dlcluster.states import StateOf
 
 # The index is written again when at least so much has been read, so that `watch` does not write it every second.
 REWRITE_FROM_BYTES, REWRITE_FROM_TRIALS = 1 << 20, 50
 
 
 class Results:
-    """The tables of one sweep (or of several, see `join`).
+    """The tables of one sweep.
 
     `trials`: one row a trial of the plan, in its order: sweep, trial, index, config, seed, role, state, reason,
     attempts, score, score_step, epochs, steps (logged rows that count), seconds (wall time of all attempts), snapshot,
@@ -33,12 +33,13 @@ class Results:
 
     def __init__(
         self,
-        sweeps: Sequence[SweepDir],
+        sweep: SweepDir,
+        plan: Plan,
         trials: pd.DataFrame,
         warnings: Sequence[str],
         load: Callable[[], pd.DataFrame],
     ) -> None:
-        self.sweeps, self.trials, self.warnings = tuple(sweeps), trials, list(warnings)
+        self.sweep, self.plan, self.trials, self.warnings = sweep, plan, trials, list(warnings)
         self._load, self._metrics = load, None
 
     @property
@@ -54,30 +55,29 @@ class Results:
         return bool(self.trials["n_bad_lines"].sum())
 
 
-def aggregate(sweep: SweepDir, state_of: StateOf, *, use_index: bool = True) -> Results:
+def aggregate(sweep: SweepDir, state_of: StateOf, plan: Plan | None = None, *, use_index: bool = True) -> Results:
     """Read what is new, everything without an index. Raises UsageError if there is no sweep (any more).
 
     `state_of` turns a trial's id and the facts of its attempts into its state; completed trials stay completed.
     """
     with no_garbage_collection():
-        return _read_and_save(sweep, state_of, use_index)
+        return _read_and_save(sweep, state_of, plan or sweep.read_plan(), use_index)
 
 
-def _read_and_save(sweep: SweepDir, state_of: StateOf, use_index: bool) -> Results:
-    plan = sweep.read_plan()
+def _read_and_save(sweep: SweepDir, state_of: StateOf, plan: Plan, use_index: bool) -> Results:
     objective = Objective.of(plan.spec)
     index = load_index(sweep, objective) if use_index else Index()
     try:
         reading, results = _aggregate(sweep, plan, state_of, index, objective)
-        parts = _parts_to_save(plan, reading, index) if use_index else None
+        parts = reading.series(index) if use_index and _is_worth_saving(reading, index) else None
     except IndexLost:
         index = Index()
         reading, results = _aggregate(sweep, plan, state_of, index, objective)
-        parts = _parts_to_save(plan, reading, index)
+        parts = reading.series(index) if _is_worth_saving(reading, index) else None
     if not sweep.has_plan():
         raise UsageError(f"{sweep.path}: gone while it was being read")
     if parts is not None:
-        save_index(sweep, objective, _in_plan_order(plan, reading), parts)
+        save_index(sweep, objective, list(reading.entries.values()), parts)
     return results
 
 
@@ -85,40 +85,20 @@ def _aggregate(
     sweep: SweepDir, plan: Plan, state_of: StateOf, index: Index, objective: Objective
 ) -> tuple[Reading, Results]:
     reading = scan(sweep, plan, state_of, index, objective)
-    trials = trials_table(sweep.name, plan.trials, reading.entries, reading.problems, state_of("", ()))
+    trials = trials_table(sweep.name, plan.trials, reading.entries, reading.problems, state_of)
 
     def load() -> pd.DataFrame:
         try:
-            entries = _in_plan_order(plan, reading)
-            return metrics_table(sweep.name, entries, stack(_all_parts(plan, reading, index)))
+            return metrics_table(sweep.name, list(reading.entries.values()), stack(reading.series(index)))
         except IndexLost:
-            return aggregate(sweep, state_of, use_index=False).metrics
+            return aggregate(sweep, state_of, plan, use_index=False).metrics
 
-    return reading, Results([sweep], trials, _warnings(sweep, reading, trials, objective), load)
-
-
-# -- the index ----------------------------------------------------------------------------------------------------
+    return reading, Results(sweep, plan, trials, _warnings(sweep, reading, trials, objective), load)
 
 
-def _in_plan_order(plan: Plan, reading: Reading) -> list[TrialEntry]:
-    return [reading.entries[trial.id] for trial in plan.trials if trial.id in reading.entries]
-
-
-def _parts_to_save(plan: Plan, reading: Reading, index: Index) -> list[Series] | None:
-    """The metrics for a new index, or None if the old one is still good enough."""
-    is_worth_it = reading.n_bytes >= REWRITE_FROM_BYTES or len(reading.fresh) >= REWRITE_FROM_TRIALS
-    if is_worth_it or (reading.entries and index.source is None):
-        return _all_parts(plan, reading, index)
-    return None
-
-
-def _all_parts(plan: Plan, reading: Reading, index: Index) -> list[Series]:
-    return [_series_of(entry, reading, index) for entry in _in_plan_order(plan, reading)]
-
-
-def _series_of(entry: TrialEntry, reading: Reading, index: Index) -> Series:
-    series = reading.fresh.get(entry.id)
-    return index.series(entry) if series is None else series
+def _is_worth_saving(reading: Reading, index: Index) -> bool:
+    is_much = reading.n_bytes >= REWRITE_FROM_BYTES or reading.n_fresh >= REWRITE_FROM_TRIALS
+    return is_much or bool(reading.entries and index.source is None)
 
 
 # -- what is not right --------------------------------------------------------------------------------------------
@@ -161,14 +141,14 @@ def _foreign_warnings(sweep: SweepDir, reading: Reading) -> list[str]:
 
 def _score_warning(trials: pd.DataFrame, objective: Objective) -> str:
     """Row 61: an objective that is never reported is a mistake in the spec or in the job."""
-    logged = trials[trials["steps"] > 0]
+    is_logged = trials["steps"] > 0
     name = f"metric.{objective.metric}"
-    if not len(logged):
+    if not is_logged.any():
         return ""
     if name not in trials:
         seen = sorted(column.removeprefix("metric.") for column in trials if column.startswith("metric."))
         return f"metric {objective.metric!r} not found; seen: {', '.join(seen) or 'none'}"
-    n_unranked = int(((logged["state"] == State.COMPLETED.value) & logged["score"].isna()).sum())
+    n_unranked = int((is_logged & (trials["state"] == State.COMPLETED.value) & trials["score"].isna()).sum())
     return (
         f"{_n(n_unranked, 'completed trial')} without a finite {objective.metric!r}: not ranked" if n_unranked else ""
     )
@@ -177,29 +157,3 @@ def _score_warning(trials: pd.DataFrame, objective: Objective) -> str:
 def _n(count: int, noun: str) -> str:
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{count} {noun if count == 1 else plural}"
-
-
-def join(results: Sequence[Results]) -> Results:
-    """Several sweeps below one another, keyed by (sweep, trial); the same name twice is told apart by its parents."""
-    names = _distinct_names([result.sweeps[0].path for result in results])
-
-    def renamed(table: pd.DataFrame, name: str) -> pd.DataFrame:
-        return table.assign(sweep=pd.Series([name] * len(table), index=table.index, dtype="str"))
-
-    def load() -> pd.DataFrame:
-        tables = [
-            renamed(result.metrics, name).astype({"trial": "str"}) for result, name in zip(results, names, strict=True)
-        ]
-        return pd.concat(tables, ignore_index=True)
-
-    trials = [renamed(result.trials, name) for result, name in zip(results, names, strict=True)]
-    warnings = [warning for result in results for warning in result.warnings]
-    return Results([s for r in results for s in r.sweeps], pd.concat(trials, ignore_index=True), warnings, load)
-
-
-def _distinct_names(paths: Sequence[Path]) -> list[str]:
-    for depth in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{path.name}#{i}" for i, path in enumerate(paths, 1)]

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dlcluster.journal import State, TrialState
+from dlcluster.journal import State
 from dlcluster.results.index import TrialEntry
 from dlcluster.results.reading import Unreadable
 from dlcluster.results.series import Series
+from dlcluster.states import StateOf
 from dlcluster.trial import Trial
 
 FIXED_COLUMNS = ("sweep", "trial", "attempt", "step", "time")
@@ -22,10 +23,10 @@ def trials_table(
     trials: Sequence[Trial],
     known: Mapping[str, TrialEntry],
     problems: Sequence[Unreadable],
-    waiting: TrialState,
+    state_of: StateOf,
 ) -> pd.DataFrame:
-    """One row a trial of the plan, in its order; those that left nothing behind are `waiting`."""
-    entries = [known.get(trial.id) or _nothing(trial, problems, waiting) for trial in trials]
+    """One row a trial of the plan, in its order; those that left nothing behind have the state of none."""
+    entries = [known.get(trial.id) or _nothing(trial, problems, state_of) for trial in trials]
     columns: dict[str, Any] = {
         "sweep": pd.Series([sweep] * len(trials), dtype="str"),
         "trial": pd.Series([trial.id for trial in trials], dtype="str"),
@@ -57,12 +58,13 @@ def _entry_columns(entries: Sequence[TrialEntry]) -> dict[str, Any]:
     }
 
 
-def _nothing(trial: Trial, problems: Sequence[Unreadable], waiting: TrialState) -> TrialEntry:
+def _nothing(trial: Trial, problems: Sequence[Unreadable], state_of: StateOf) -> TrialEntry:
+    waiting = state_of(trial.id, ())
     state, reason = waiting.state.value, waiting.reason
     for problem in problems:
         if trial.id in problem.path.parts or problem.path.name in ("trials", trial.shard):
             state, reason = State.UNREADABLE.value, problem.problem
-    return TrialEntry(trial.id, [], 0, 0, 0.0, "", None, None, {}, False, 0, None, state, reason)
+    return TrialEntry(trial.id, (), 0, 0, 0.0, "", None, None, {}, False, 0, None, state, reason)
 
 
 def _mapping_columns(prefix: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

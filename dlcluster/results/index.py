@@ -2,14 +2,16 @@
 
 A cache: without it everything is read again. It is replaced as a whole, so offsets and metrics always agree:
     line 1              the length of line 2, as 15 digits
-    line 2              JSON: format, objective, and an entry a trial (n_rows rows each, in order)
+    line 2              JSON: format, objective, and the lengths of the blocks
+    blocks              JSON: entries of some trials (n_rows rows each, in order)
     the rest            Arrow IPC stream: step, time, attempt, and a column m:NAME a metric (null: not logged)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,15 @@ import pyarrow as pa
 
 from dlcluster.files import make_dir_exclusively, replace_when_done
 from dlcluster.journal import State, TrialState
+from dlcluster.results.pile import PIECE_ROWS, Pile
 from dlcluster.results.reading import AttemptMark, TrialReading
 from dlcluster.results.series import Objective, Series, has_nonfinite, last_values, names_of, score_of, stack
 from dlcluster.run_dir import SweepDir
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 PREAMBLE_BYTES = 16
 PREFIX = "m:"
-# Written in pieces: memory that a process has not had before takes longer to get than to fill.
-BATCH_ROWS = 1 << 15
+BLOCK_ENTRIES = 1000
 # what a damaged or foreign file may raise while it is taken apart
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, pa.ArrowException)
 
@@ -36,12 +38,12 @@ class IndexLost(Exception):
     """The index can not be read any more, or never could."""
 
 
-@dataclass
+@dataclass(slots=True)
 class TrialEntry:
     """What is known of a trial after reading it: how far, and what follows from it. `score` is None if unranked."""
 
     id: str
-    marks: list[AttemptMark]
+    marks: tuple[AttemptMark, ...]
     n_rows: int
     n_dropped: int
     seconds: float
@@ -68,12 +70,12 @@ class TrialEntry:
                 mark.forget_facts()
 
     def reading(self, series: Series) -> TrialReading:
-        return TrialReading(self.marks, series, self.n_dropped)
+        return TrialReading(list(self.marks), series, self.n_dropped)
 
 
 def entry_of(trial_id: str, reading: TrialReading, objective: Objective) -> TrialEntry:
     """Everything that the table of trials needs, from what was read."""
-    marks, score = reading.marks, score_of(reading.series, objective)
+    marks, score = tuple(reading.marks), score_of(reading.series, objective)
     snapshots = dict.fromkeys(
         mark.start["snapshot"] or "live" for mark in marks if mark.start and "snapshot" in mark.start
     )
@@ -104,27 +106,34 @@ class Index:
     entries: dict[str, TrialEntry] = field(default_factory=dict)
     source: Any = None
     start: int = 0
-    _rows: Series | None = None
+    _rows: Pile | None = None
     _first_row: dict[str, int] = field(default_factory=dict)
 
-    def series(self, entry: TrialEntry) -> Series:
-        """The metrics of one trial. Raises IndexLost, once another process has replaced the file on a network disk."""
+    def place(self, entry: TrialEntry) -> tuple[Pile, int]:
+        """Where the metrics of a trial begin. Raises IndexLost, once another process has replaced the file on a network
+        disk."""
         if self._rows is None:
             self._rows = self._load_rows()
-            first = 0
-            for known in self.entries.values():
-                self._first_row[known.id] = first
-                first += known.n_rows
-        first = self._first_row[entry.id]
-        return self._rows.take(slice(first, first + entry.n_rows))
+        return self._rows, self._first_row[entry.id]
 
-    def _load_rows(self) -> Series:
+    def series(self, entry: TrialEntry) -> Series:
+        """The metrics of one trial. Raises IndexLost."""
+        rows, first = self.place(entry)
+        return stack(list(rows.take(first, first + entry.n_rows)))
+
+    def _load_rows(self) -> Pile:
+        n_rows = 0
+        for entry in self.entries.values():
+            self._first_row[entry.id] = n_rows
+            n_rows += entry.n_rows
         try:
             self.source.seek(self.start)
-            reader = pa.ipc.open_stream(pa.py_buffer(self.source.read()))
-            return _series_from_arrow(reader, sum(entry.n_rows for entry in self.entries.values()))
+            pieces = list(map(_series_from_arrow, pa.ipc.open_stream(self.source)))
         except BROKEN as error:
             raise IndexLost(str(error)) from error
+        if sum(map(len, pieces)) != n_rows:
+            raise IndexLost("entries and metrics disagree")
+        return Pile(pieces)
 
 
 def load_index(sweep: SweepDir, objective: Objective) -> Index:
@@ -139,25 +148,34 @@ def load_index(sweep: SweepDir, objective: Objective) -> Index:
         is_ours = header["format"] == INDEX_FORMAT and header["objective"] == asdict(objective)
         if not is_ours:
             return Index()
-        entries = {row["id"]: _entry_from_json(row) for row in header["entries"]}
+        blocks = (orjson.loads(source.read(min(size, source.size()))) for size in header["blocks"])
+        entries = {entry.id: entry for block in blocks for entry in map(_entry_from_json, block)}
+        return Index(entries, source, source.tell())
     except BROKEN:
         return Index()
-    return Index(entries, source, PREAMBLE_BYTES + n_bytes)
 
 
-def _entry_from_json(row: dict[str, Any]) -> TrialEntry:
-    row["marks"] = [AttemptMark(*mark) for mark in row["marks"]]
-    row["first_bad"] = row["first_bad"] and tuple(row["first_bad"])
-    return TrialEntry(**row)
+def _entry_from_json(row: list[Any]) -> TrialEntry:
+    entry = TrialEntry(*row)
+    entry.marks = tuple(AttemptMark(*mark) for mark in entry.marks)
+    entry.first_bad = entry.first_bad and tuple(entry.first_bad)
+    return entry
 
 
-def _entry_to_json(entry: TrialEntry) -> dict[str, Any]:
-    return {**vars(entry), "marks": [tuple(vars(mark).values()) for mark in entry.marks]}
+entry_values = attrgetter(*(field.name for field in fields(TrialEntry)))
+mark_values = attrgetter(*(field.name for field in fields(AttemptMark)))
+
+
+def _entry_to_json(entry: TrialEntry) -> list[Any]:
+    trial_id, marks, *others = entry_values(entry)
+    return [trial_id, list(map(mark_values, marks)), *others]
 
 
 def save_index(sweep: SweepDir, objective: Objective, entries: Sequence[TrialEntry], parts: Sequence[Series]) -> bool:
     """Replace the index; `parts` are the metrics of the entries, in order. False if that is not possible here."""
-    header = {"format": INDEX_FORMAT, "objective": asdict(objective), "entries": list(map(_entry_to_json, entries))}
+    starts = range(0, len(entries), BLOCK_ENTRIES)
+    blocks = [orjson.dumps(list(map(_entry_to_json, entries[at : at + BLOCK_ENTRIES]))) for at in starts]
+    header = {"format": INDEX_FORMAT, "objective": asdict(objective), "blocks": list(map(len, blocks))}
     line, names = orjson.dumps(header) + b"\n", names_of(parts)
     options = pa.ipc.IpcWriteOptions(compression="lz4")  # metrics hardly shrink any further with zstd
     try:
@@ -165,6 +183,8 @@ def save_index(sweep: SweepDir, objective: Objective, entries: Sequence[TrialEnt
         with replace_when_done(index_file(sweep)) as scratch, pa.OSFile(str(scratch), "wb") as sink:
             sink.write(b"%015d\n" % len(line))
             sink.write(line)
+            for block in blocks:
+                sink.write(block)
             with pa.ipc.new_stream(sink, _schema(names), options=options) as writer:
                 for batch in _batches(parts):
                     writer.write_batch(_series_to_arrow(stack(batch, names)))
@@ -183,7 +203,7 @@ def _batches(parts: Sequence[Series]) -> Iterator[list[Series]]:
     for part in parts:
         batch.append(part)
         n_rows += len(part)
-        if n_rows >= BATCH_ROWS:
+        if n_rows >= PIECE_ROWS:
             yield batch
             batch, n_rows = [], 0
     yield batch
@@ -198,21 +218,13 @@ def _series_to_arrow(rows: Series) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=_schema(rows.names))
 
 
-def _series_from_arrow(reader: pa.RecordBatchReader, n_rows: int) -> Series:
-    """Raises ValueError, among others, if there are not as many rows."""
-    names = [name for name in reader.schema.names if name.startswith(PREFIX)]
-    step, time, attempt = (np.empty(n_rows, dtype=kind) for kind in (np.int64, np.float64, np.int32))
-    values, present = np.empty((n_rows, len(names))), np.ones((n_rows, len(names)), dtype=bool)
-    at = 0
-    for batch in reader:
-        rows = slice(at, at + len(batch))
-        step[rows], time[rows], attempt[rows] = (batch.column(name).to_numpy() for name in ("step", "time", "attempt"))
-        for k, name in enumerate(names):
-            column = batch.column(name)
-            values[rows, k] = column.to_numpy(zero_copy_only=False)
-            if column.null_count:
-                present[rows, k] = column.is_valid().to_numpy(zero_copy_only=False)
-        at += len(batch)
-    if at != n_rows:
-        raise ValueError("entries and metrics disagree")
+def _series_from_arrow(batch: pa.RecordBatch) -> Series:
+    names = [name for name in batch.schema.names if name.startswith(PREFIX)]
+    step, time, attempt = (batch.column(name).to_numpy() for name in ("step", "time", "attempt"))
+    values, present = np.empty((len(batch), len(names))), np.ones((len(batch), len(names)), dtype=bool)
+    for k, name in enumerate(names):
+        column = batch.column(name)
+        values[:, k] = column.to_numpy(zero_copy_only=False)
+        if column.null_count:
+            present[:, k] = column.is_valid().to_numpy(zero_copy_only=False)
     return Series(tuple(name[len(PREFIX) :] for name in names), step, time, attempt, values, present)

@@ -36,9 +36,6 @@ class Interval:
     method: str
     note: str = ""
 
-    def contains(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
 
 @dataclass(frozen=True)
 class MeanSquares:

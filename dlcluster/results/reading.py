@@ -32,7 +32,7 @@ class Unreadable(Exception):
         self.path, self.problem = path, problem
 
 
-@dataclass
+@dataclass(slots=True)
 class AttemptMark:
     """How far an attempt's journal has been read, and what it said up to there: all that later calls need.
 
@@ -57,8 +57,9 @@ class AttemptMark:
     def facts(self) -> AttemptFacts:
         return AttemptFacts(self.number, self.start, self.end, self.last_metrics, self.committed_step)
 
-    def is_same_file(self, now: os.stat_result) -> bool:
-        return self.inode == now.st_ino and self.offset <= now.st_size and self.size <= now.st_size
+    def is_same_or_longer(self, now: os.stat_result) -> bool:
+        is_same_file = self.inode == now.st_ino and max(self.offset, self.size) <= now.st_size
+        return is_same_file and (now.st_size > self.size or now.st_mtime_ns == self.mtime_ns)
 
     def is_unchanged(self, now: os.stat_result | None) -> bool:
         if now is None:
@@ -156,11 +157,7 @@ def _only_the_end_changed(marks: Sequence[AttemptMark], journals: Sequence[Journ
     if not marks or marks[-1].inode == 0:
         return True
     now = stat_journal(journals[len(marks) - 1])
-    return now is not None and marks[-1].is_same_file(now) and _grew_or_same(marks[-1], now)
-
-
-def _grew_or_same(mark: AttemptMark, now: os.stat_result) -> bool:
-    return now.st_size > mark.size or now.st_mtime_ns == mark.mtime_ns
+    return now is not None and marks[-1].is_same_or_longer(now)
 
 
 def _read_on(reading: TrialReading, journal: Journal, mark: AttemptMark) -> None:

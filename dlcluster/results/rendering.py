@@ -6,14 +6,12 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pandas as pd
 
 from dlcluster.errors import UsageError
-from dlcluster.files import write_bytes
 from dlcluster.results.aggregate import Results
 from dlcluster.results.intervals import ALPHA
 from dlcluster.results.series import Objective
@@ -252,8 +250,13 @@ def _json(table: Table) -> str:
 
 
 def _strict(cell: Any) -> Any:
-    """None for every kind of missing value: orjson makes null of NaN, but not of pandas' NA."""
-    return None if cell is pd.NA else cell
+    """What orjson can write: null for pandas' NA as for NaN, and text for integers of more than 64 bits."""
+    if isinstance(cell, list):
+        return list(map(_strict, cell))
+    if isinstance(cell, dict):
+        return {key: _strict(value) for key, value in cell.items()}
+    is_too_long = type(cell) is int and cell.bit_length() > 63
+    return None if cell is pd.NA else str(cell) if is_too_long else cell
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -274,13 +277,8 @@ def _safe_text(column: pd.Series) -> list[Any]:
     return [f"'{cell}" if isinstance(cell, str) and cell.startswith(SPREADSHEET_COMMANDS) else cell for cell in column]
 
 
-def export(results: Results, what: str, path: Path, format: str = "csv") -> None:
-    """Write the trials or the metrics as CSV or Parquet, as a whole or not at all. Raises UsageError."""
-    write_bytes(path, export_bytes(results, what, format))
-
-
 def export_bytes(results: Results, what: str, format: str = "csv") -> bytes:
-    """The trials or the metrics as CSV or Parquet, for standard output. Raises UsageError."""
+    """The trials or the metrics as CSV or Parquet, as the bytes of a file. Raises UsageError."""
     if what not in ("trials", "metrics") or format not in ("csv", "parquet"):
         raise UsageError(f"cannot export {what!r} as {format!r}", "trials or metrics, as csv or parquet")
     frame = results.trials if what == "trials" else results.metrics

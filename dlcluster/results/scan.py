@@ -4,46 +4,64 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from dlcluster.journal import AttemptFacts, TrialState
 from dlcluster.results.index import Index, TrialEntry, entry_of
+from dlcluster.results.pile import Pile
 from dlcluster.results.reading import Unreadable, list_journals, read_on, read_trial, stat_journal
 from dlcluster.results.series import Objective, Series
 from dlcluster.run_dir import Plan, SweepDir, TrialDir
-
-StateOf = Callable[[str, Sequence[AttemptFacts]], TrialState]  # of a trial id and what its attempts say
+from dlcluster.states import StateOf
 
 
 @dataclass
 class Reading:
-    """What one pass over a run directory found. `fresh` holds the metrics of trials that the index does not know."""
+    """What one pass over a run directory found.
+
+    `entries` are in the order of the plan; `fresh` are, in the same order, the metrics of those that the index does not
+    have.
+    """
 
     entries: dict[str, TrialEntry] = field(default_factory=dict)
-    fresh: dict[str, Series] = field(default_factory=dict)
+    fresh: Pile = field(default_factory=Pile)
+    n_fresh: int = 0
     n_bytes: int = 0
     problems: list[Unreadable] = field(default_factory=list)
     foreign: list[Path] = field(default_factory=list)
     gone: list[Path] = field(default_factory=list)
+
+    def series(self, index: Index) -> list[Series]:
+        """The metrics of all entries, in their order and in few parts. Raises IndexLost."""
+        parts, n_fresh = list[Series](), 0
+        run, first, end = self.fresh, 0, 0
+        for entry in self.entries.values():
+            is_known = index.entries.get(entry.id) is entry
+            pile, at = index.place(entry) if is_known else (self.fresh, n_fresh)
+            n_fresh += 0 if is_known else entry.n_rows
+            if pile is not run or at != end:
+                parts += run.take(first, end)
+                run, first = pile, at
+            end = at + entry.n_rows
+        return [*parts, *run.take(first, end)]
 
 
 def scan(sweep: SweepDir, plan: Plan, state_of: StateOf, index: Index, objective: Objective) -> Reading:
     """Every trial of the plan that has left something behind. Raises IndexLost."""
     reading = Reading()
     folders = _list_trials(sweep, plan, reading)
-    for trial in plan.trials:
+    for trial in {trial.id: trial for trial in plan.trials}.values():  # the order of `fresh` needs each of them once
         known = index.entries.get(trial.id)
-        folder = folders.get(trial.id)
-        if folder is None:
+        shard = folders.get(trial.id)
+        if shard is None:
             if known and known.marks:
                 reading.gone.append(sweep.trial(trial).path)
             continue
         try:
-            _read_one(reading, folder, trial.id, index, objective)
+            _read_one(reading, f"{shard}/{trial.id}", trial.id, index, objective)
         except Unreadable as problem:
             reading.problems.append(problem)
             continue
@@ -71,7 +89,8 @@ def _read_one(reading: Reading, folder: str, trial_id: str, index: Index, object
     else:
         new = read_on(known.reading(index.series(known)), journals)
     reading.entries[trial_id] = entry_of(trial_id, new, objective)
-    reading.fresh[trial_id] = new.series
+    reading.fresh.add(new.series)
+    reading.n_fresh += 1
     reading.n_bytes += new.n_bytes
 
 
@@ -92,7 +111,7 @@ def _journal_of(number: int) -> str:
 
 
 def _list_trials(sweep: SweepDir, plan: Plan, reading: Reading) -> dict[str, str]:
-    """The trials that have a folder, and its path: one scandir a shard. Everything else there is noted as foreign.
+    """The trials that have a folder, and where: one scandir a shard. Everything else there is noted as foreign.
 
     Paths are text here: ten thousand `Path`s take as long as all the looks.
     """
@@ -102,7 +121,7 @@ def _list_trials(sweep: SweepDir, plan: Plan, reading: Reading) -> dict[str, str
     folders: dict[str, str] = {}
     for shard in _folders(sweep.trials_dir, expected, reading):
         path = sweep.trials_dir / shard
-        folders |= {name: f"{path}/{name}" for name in _folders(path, expected[shard], reading)}
+        folders |= dict.fromkeys(_folders(path, expected[shard], reading), str(path))
     return folders
 
 

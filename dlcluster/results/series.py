@@ -152,6 +152,8 @@ def names_of(parts: Sequence[Series]) -> tuple[str, ...]:
 def stack(parts: Sequence[Series], names: tuple[str, ...] | None = None) -> Series:
     """The rows of all parts, one below the other, with the metrics of all or with these."""
     names, parts = names_of(parts) if names is None else names, parts or [EMPTY]
+    if len(parts) == 1 and parts[0].names == names:
+        return parts[0]
     if all(part.names == names for part in parts):
         return Series(names, *(np.concatenate([getattr(part, field) for part in parts]) for field in ARRAYS))
     n = sum(map(len, parts))

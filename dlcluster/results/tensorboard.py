@@ -39,7 +39,7 @@ def write_tensorboard(sweep: SweepDir, results: Results | None = None, out: Path
     Folders with event files that training wrote itself are left alone: their steps would appear twice. With `results`,
     trials that have logged nothing are not looked at.
     """
-    plan = sweep.read_plan()
+    plan = sweep.read_plan() if results is None else results.plan
     objective, n_written, n_left_alone = Objective.of(plan.spec), 0, 0
     silent = set() if results is None else set(results.trials.loc[results.trials["steps"] == 0, "trial"])
     for trial in plan.trials:

@@ -20,7 +20,7 @@ from dlcluster.launch.status import StateRule, hold_message, read_status, read_s
 from dlcluster.owners import Owners
 from dlcluster.run_dir import SweepDir
 from dlcluster.worker import checkpoints
-from tests.support import REPOSITORY, expected_history, make_project, wait_until
+from tests.support import REPOSITORY, expected_history, history_of, make_project, wait_until
 
 PAGE = 4096
 REALISTIC = {
@@ -80,7 +80,7 @@ def test_a_journal_cut_anywhere_keeps_what_was_before_and_takes_the_next_record(
             assert damage.n_bad_lines <= 1
             status = read_status(sweep, trial, StateRule(sweep, plan))
             assert status.state.state in State
-            sweep.trial(trial).history()
+            history_of(sweep.trial(trial))
             append_json_line(journal, {"kind": "note", "message": "next"})
             rows, damage, _ = read_json_lines(journal)
             assert rows[:n_before] == intact[:n_before], (cut, kind)
@@ -110,7 +110,7 @@ def test_tables_read_a_cut_journal_like_the_reader_of_one_trial(copy, full):
         for cut, kind, data in damaged_versions(whole, cuts if full else list(cuts)[::6]):
             journal.write_bytes(data)
             results = aggregate(sweep, StateRule(sweep, plan), use_index=False)
-            history = sweep.trial(trial).history()
+            history = history_of(sweep.trial(trial))
             assert results.metrics["step"].tolist() == [row["step"] for row in history.metrics], (cut, kind)
             assert results.metrics["loss"].tolist() == [row["metrics"]["loss"] for row in history.metrics], (cut, kind)
             n_bad = sum(damage.n_bad_lines for damage in history.damages)

@@ -10,7 +10,7 @@ from dlcluster.results.predictions import read_predictions
 from dlcluster.run_dir import SweepDir
 from dlcluster.worker import checkpoints
 from tests.faults.test_files_injected import INJECT, Disk
-from tests.support import expected_history
+from tests.support import expected_history, history_of
 
 JOB = """
 def train(run, *, start):
@@ -49,7 +49,7 @@ def test_after_a_power_cut_a_checkpoint_has_all_that_came_before_it(project, ope
             continue
         state, _name = checkpoints._load(manifests[0])
         found.append(state.step)
-        rows = [(row["step"], row["metrics"]["loss"]) for row in folder.history().metrics]
+        rows = [(row["step"], row["metrics"]["loss"]) for row in history_of(folder).metrics]
         assert rows[: state.step] == expected_history(1.0, state.step)
         for step in range(1, state.step + 1):
             for split in ("train", "validation"):

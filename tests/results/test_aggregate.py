@@ -15,7 +15,7 @@ from dlcluster.errors import UsageError
 from dlcluster.files import append_json_line, write_bytes
 from dlcluster.journal import State, TrialState
 from dlcluster.results import reading
-from dlcluster.results.aggregate import aggregate, join
+from dlcluster.results.aggregate import aggregate
 from dlcluster.results.index import index_file
 
 from .builder import Sweep, state_of
@@ -394,12 +394,11 @@ def test_a_metric_called_like_a_column(tmp_path):
     assert results.trials.loc[0, "epochs"] == 3
 
 
-def test_two_sweeps_with_the_same_trial_ids(tmp_path):
-    sweeps = [Sweep(tmp_path / place / "lr", seeds=(0,)) for place in ("a", "b")]
-    for i, sweep in enumerate(sweeps):
-        sweep.complete(0, [0.5, 0.1 * i])
-    results = join([aggregate(sweep.dir, state_of) for sweep in sweeps])
-    assert list(results.trials["sweep"]) == ["a/lr", "a/lr", "b/lr", "b/lr"]
-    assert results.trials.set_index(["sweep", "trial"]).index.is_unique
-    assert list(results.metrics["sweep"]) == ["a/lr"] * 2 + ["b/lr"] * 2
-    assert results.trials["score"].tolist()[0] == 0.0
+def test_a_trial_that_is_twice_in_the_plan_has_its_own_metrics(sweep):
+    sweep.trials = [*sweep.trials[:2], sweep.trials[0], *sweep.trials[2:]]
+    sweep.write_plan()
+    results = both_ways(sweep)
+    assert len(results.trials) == 7
+    counts = results.metrics.groupby("trial", observed=True)["val_acc"].agg(["size", "max"])
+    assert counts.loc[sweep.trials[1].id].tolist() == [3, 0.71]
+    assert counts.loc[sweep.trials[0].id].tolist() == [3, 0.7]

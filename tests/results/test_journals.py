@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 
 from dlcluster.files import AppendFile, make_dir, write_bytes
 from dlcluster.journal import merge_attempts
+from dlcluster.results import pile
 from dlcluster.results.aggregate import aggregate
 from dlcluster.results.index import index_file
 from dlcluster.results.reading import list_journals, read_on, read_trial
+from dlcluster.results.series import series_from_records, stack
 from dlcluster.run_dir import TrialDir
+from tests.support import history_of
 
 from .builder import T0, Sweep, line, state_of
 
@@ -238,7 +241,7 @@ def test_columns_merge_like_records(tmp_path_factory, attempts):
     """Against `journal.merge_attempts`, which is the definition."""
     journals = [b"".join(encode(i, *r) for i, r in enumerate(rows)) for rows in attempts]
     trial = trial_with(tmp_path_factory.mktemp("t"), *journals)
-    reading, want = read(trial), trial.history()
+    reading, want = read(trial), history_of(trial)
     assert_same_rows(as_rows(reading.series), like_merge(want.metrics))
     assert reading.n_dropped == want.n_dropped
     assert sum(mark.n_bad_lines for mark in reading.marks) == sum(d.n_bad_lines for d in want.damages)
@@ -282,6 +285,24 @@ def test_only_what_is_new_is_read(tmp_path):
     file.write(more)
     file.close()
     assert read_on(known, list_journals(trial.path)).n_bytes == len(more)
+
+
+def test_a_pile_gives_back_what_was_put_in(monkeypatch):
+    rng = random.Random(0)
+    monkeypatch.setattr(pile, "PIECE_ROWS", 100)
+    parts = []
+    for _ in range(300):
+        names = rng.sample("abc", rng.randint(1, 3))
+        rows = [
+            {"step": k, "time": rng.random(), "metrics": dict.fromkeys(names, 0.5)} for k in range(rng.randint(0, 9))
+        ]
+        parts.append(series_from_records(rows, rng.randint(1, 3)))
+    whole, piled = stack(parts), pile.Pile()
+    for part in parts:
+        piled.add(part)
+    for _ in range(100):
+        first, end = sorted((rng.randint(0, len(whole)), rng.randint(0, len(whole))))
+        assert_same_rows(as_rows(stack(list(piled.take(first, end)))), as_rows(whole.take(slice(first, end))))
 
 
 # -- while others write and read ----------------------------------------------------------------------------------
