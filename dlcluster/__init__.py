@@ -16,16 +16,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dlcluster.worker.reporting import log, should_stop
+    from dlcluster.worker.reporting import log, should_stop, tick
     from dlcluster.worker.run import Stopped
 
 __version__ = "0.1.0"
-__all__ = ["Stopped", "__version__", "log", "should_stop"]
+__all__ = ["Stopped", "__version__", "log", "should_stop", "tick"]
 
 
 def __getattr__(name: str) -> Any:
     """Imported on first use: a training program pays for nothing that it does not call."""
-    if name in ("log", "should_stop"):
+    if name in ("log", "should_stop", "tick"):
         from dlcluster.worker import reporting
 
         return getattr(reporting, name)

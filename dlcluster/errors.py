@@ -93,4 +93,5 @@ class WorkerExit(IntEnum):
     FENCED = 76
     BAD_ENVIRONMENT = 78
     DIVERGED = 79
+    HUNG = 80
     DISK = 81

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+OF_A_PROCESS = ("boot", "pid_namespace", "pid", "pid_start")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -60,3 +61,8 @@ def is_alive(owner: Mapping[str, Any]) -> bool | None:
     if owner.get("host") == socket.gethostname() and owner.get("boot") != boot_id():
         return False
     return None
+
+
+def is_same_process(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether `identity` described one process twice."""
+    return all(one.get(key) == other.get(key) for key in OF_A_PROCESS)

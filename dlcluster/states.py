@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dlcluster.journal import AttemptFacts, State, TrialState
 
+StateOf = Callable[[str, Sequence[AttemptFacts]], TrialState]  # of a trial id and what its attempts say
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
 IDENTICAL_FAILURES_THAT_HOLD = 5
 
 # Reasons that say nothing about the trial itself: somebody or something outside ended it, so it goes on.
-OUTSIDE_REASONS = ("killed", "vanished", "disk", "io_lost", "deadline", "stop_requested")
-# Of these, the one that an orderly stop gives, however often: it uses up no budget.
-FREE_REASONS = ("stop_requested",)
+OUTSIDE_REASONS = (
+    *("killed", "vanished", "disk", "io_lost", "deadline", "stop_requested"),
+    *("preempted", "requeued", "timeout", "node_fail", "stepd_lost", "launch"),
+)
+# Of these, those that may come however often through no fault of the trial: they use up no budget.
+FREE_REASONS = ("stop_requested", "preempted", "requeued", "node_fail")
+# How often a trial goes on after a failure that is its own; other reasons than these and the outside ones: never.
+DEFAULT_RETRY = {"hung": 1, "cuda_oom": 0, "oom": 0, "exception": 0, "diverged": 0, "no_result": 0}
+
+
+def with_default_retry(retry: Mapping[str, int] | None) -> dict[str, int]:
+    """What a spec says about failures of a kind, and the default for the others."""
+    return {**DEFAULT_RETRY, **(retry or {})}
 
 
 def kind_of(reason: str) -> str:
@@ -24,8 +35,12 @@ def trial_state(
     attempts: Sequence[AttemptFacts],
     owner_alive: Callable[[AttemptFacts], bool | None],
     max_attempts: int = MAX_ATTEMPTS_WITHOUT_PROGRESS,
+    retry: Mapping[str, int] = DEFAULT_RETRY,
 ) -> TrialState:
-    """One state with a reason. `owner_alive` is asked for an attempt without an end; None means "cannot tell"."""
+    """One state with a reason. `owner_alive` is asked for an attempt without an end; None means "cannot tell".
+
+    `retry`: how many failures of a kind a trial survives; for a kind that it names, the budget counts no more.
+    """
     if not attempts:
         return TrialState(State.WAITING)
     last = attempts[-1]
@@ -34,9 +49,16 @@ def trial_state(
             return TrialState(State.RUNNING)
         return _unless_used_up(attempts, "vanished", max_attempts)
     state, reason = State(last.end["state"]), last.end.get("reason", "")
+    if state is State.FAILED and (kind := kind_of(reason)) in retry:
+        return TrialState(State.INTERRUPTED if _n_failures(attempts, kind) <= retry[kind] else state, reason)
     if state is State.INTERRUPTED or (state is State.FAILED and kind_of(reason) in OUTSIDE_REASONS):
         return _unless_used_up(attempts, reason, max_attempts)
     return TrialState(state, reason)
+
+
+def _n_failures(attempts: Sequence[AttemptFacts], kind: str) -> int:
+    ends = [attempt.end for attempt in attempts if attempt.end is not None]
+    return sum(end["state"] == State.FAILED.value and kind_of(end.get("reason", "")) == kind for end in ends)
 
 
 def _unless_used_up(attempts: Sequence[AttemptFacts], reason: str, max_attempts: int) -> TrialState:

@@ -168,6 +168,27 @@ def load_newest(trial: TrialDir, note: Callable[[str], None]) -> tuple[Checkpoin
     return None
 
 
+def load_of_earlier_attempt(trial: TrialDir, attempt: int) -> Checkpoint | None:
+    """The newest checkpoint that verifies, of those from before this attempt; it changes nothing.
+
+    For the other ranks of a trial, which may look after rank 0 has set a damaged one aside or has saved another. Raises
+    RuntimeError for a rank that is so late that rank 0 has already dropped what it went on from itself.
+    """
+    is_late = False
+    for manifest in manifests(trial):
+        row = read_manifest(manifest)
+        if row and row["attempt"] >= attempt:
+            is_late = True
+            continue
+        try:
+            return _load(manifest)[0]
+        except Unusable:
+            continue
+    if is_late and attempt > 1:
+        raise RuntimeError("run.resume: rank 0 has saved again before this rank asked; call it before the training")
+    return None
+
+
 def _load(manifest: Path) -> tuple[Checkpoint, str]:
     row = read_manifest(manifest)
     if row is None:

@@ -7,6 +7,7 @@ import errno
 import faulthandler
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -19,8 +20,11 @@ from dlcluster.files import is_disk_full, open_log, share_with_group
 from dlcluster.journal import State
 from dlcluster.run_dir import AttemptDir, TrialDir
 from dlcluster.trial import Trial
+from dlcluster.worker.follower import Follower
 from dlcluster.worker.run import Fenced, Lost, Run, Stopped, seed_everything
-from dlcluster.worker.stopping import StopFlag, forget_handlers
+from dlcluster.worker.seat import ALONE, Seat
+from dlcluster.worker.shared_page import SharedPage
+from dlcluster.worker.stopping import forget_handlers, hear_requests
 
 MAX_MESSAGE = 2000
 Job = Callable[..., Any]
@@ -34,17 +38,13 @@ class CommandFailed(Exception):
         self.reason, self.exit_code = reason, exit_code
 
 
-def serve(channel: socket.socket, job: Job, stop: StopFlag, rules: Mapping[str, Any]) -> int:
+def serve(channel: socket.socket, job: Job, page: SharedPage, rules: Mapping[str, Any]) -> int:
     """Run the trials that arrive on the channel, one after another, until it closes. Returns the exit code."""
-    os.setsid()
-    forget_handlers()
-    os.umask(0o027 if rules["share"] == "group" else 0o077)
-    if rules["share"] == "group":
-        share_with_group()
+    begin(page, rules)
     code = 0
     with channel.makefile("r") as requests:
         for line in requests:
-            outcome = run_trial(json.loads(line), job, stop, rules)
+            outcome = run_trial(json.loads(line), job, page, rules)
             if isinstance(outcome, WorkerExit):
                 return outcome
             channel.sendall(json.dumps(outcome).encode() + b"\n")
@@ -52,20 +52,36 @@ def serve(channel: socket.socket, job: Job, stop: StopFlag, rules: Mapping[str, 
     return code
 
 
+def begin(page: SharedPage, rules: Mapping[str, Any]) -> None:
+    """What any process of a trial does first: a process group of its own, signals and modes."""
+    os.setsid()
+    forget_handlers()
+    if rules.get("in_job"):
+        hear_requests(page)
+    os.umask(0o027 if rules["share"] == "group" else 0o077)
+    if rules["share"] == "group":
+        share_with_group()
+
+
 def run_trial(
-    request: Mapping[str, Any], job: Job, stop: StopFlag, rules: Mapping[str, Any]
+    request: Mapping[str, Any], job: Job, page: SharedPage, rules: Mapping[str, Any], seat: Seat = ALONE
 ) -> dict[str, Any] | WorkerExit:
-    """Train once. Returns how it ended, as the supervisor will record it; a bare code if not a byte may be written."""
+    """Train once. Returns how it ended, as the supervisor will record it; a bare code if not a byte may be written.
+
+    A rank other than 0 has been given an output by who started it.
+    """
     trial = Trial.from_json(request["trial"])
     attempt = AttemptDir(Path(request["attempt_dir"]))
     trial_dir = TrialDir(attempt.path.parent.parent)
     writer = None
     run = None
     try:
-        redirect_output(attempt.log)
+        if seat.is_first:
+            redirect_output(attempt.log)
         faulthandler.enable()  # a segmentation fault leaves its traceback in the log
+        faulthandler.register(signal.SIGQUIT, file=2)  # so does a trial that hangs: where all its threads stand
         os.chdir(rules["cwd"])
-        run = Run(trial, attempt, trial_dir, stop, rules)
+        run = (Run if seat.is_first else Follower)(trial, attempt, trial_dir, page, rules, seat=seat)
         writer = open_event_writer(run, rules)
         seed_everything(trial.seed)
         job(run, **trial.params)
@@ -83,17 +99,18 @@ def run_trial(
             writer.close()
         _flush()
     if run:
-        run.close()
+        with contextlib.suppress(OSError):  # what has been logged is written; how it ended must not get lost over this
+            run.close()
         if run.verdict and outcome["state"] != State.FAILED.value:
             verdict = run.verdict  # the training code swallowed the exception: it ends in the same state all the same
             outcome = _outcome(verdict.state, verdict.reason, verdict.exit_code, verdict.message)
-        outcome.update(written=run.written, step=run.step)
+        outcome.update(written=run.written, step=run.step, first_save_s=run.first_save_s)
     return outcome
 
 
 def open_event_writer(run: Run, rules: Mapping[str, Any]) -> Any:
     """A TensorBoard writer that sees every row that is logged, if the spec asks for one."""
-    if not rules["tensorboard"]:
+    if not rules["tensorboard"] or run.rank:
         return None
     from dlcluster.event_files import EventWriter
 

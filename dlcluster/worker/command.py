@@ -85,7 +85,8 @@ class CommandJob:
     def __call__(self, run: Run, **params: Any) -> None:
         run.raises_when_asked = False  # the program is asked by a signal, and may log while it saves
         signal.signal(signal.SIGTERM, _let_the_program_decide)
-        config_file = run.dir / "attempts" / f"{run.attempt:04d}" / "params.json"
+        name = f"params.rank{run.rank}.json" if run.rank else "params.json"
+        config_file = run.dir / "attempts" / f"{run.attempt:04d}" / name
         names = {
             "seed": run.seed,
             "trial_id": run.trial_id,
@@ -165,7 +166,7 @@ class Reader:
                 selector.register(fd, selectors.EVENT_READ)
             while program.poll() is None:
                 self._read_or_wait(selector, program)
-                if self.run.should_stop() and not asked:
+                if self.run.is_asked() and not asked:
                     asked = True
                     program.terminate()
             self.returned = program.returncode
@@ -194,6 +195,8 @@ class Reader:
 
     def _take(self, fd: int) -> bool:
         data = os.read(fd, 65_536)
+        if data:
+            self.run.tick()
         if fd == self.out_fd and data:
             write_all(1, data)
         self._log_lines(fd, data)
@@ -232,7 +235,11 @@ class Reader:
 
 
 def _let_the_program_decide(_number: int, _frame: Any) -> None:
-    """A SIGTERM to the whole group is for the program. (Ignoring it would be inherited by the program.)"""
+    """A SIGTERM to the whole group is for the program. (Ignoring it would be inherited by the program.)
+
+    Under Slurm with proctrack/linuxproc the program has then had two: slurmstepd's own, and that of the request. A
+    program that saves when it gets one must not mind a second, as it must not under any scheduler.
+    """
 
 
 def _variable(name: str) -> str:

@@ -9,11 +9,13 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from dlcluster.worker.claims import Claim
-from dlcluster.worker.stopping import SignalLog, StopFlag, children_of, kill_group
+from dlcluster.worker.memory import OomCounter
+from dlcluster.worker.shared_page import SharedPage
+from dlcluster.worker.stopping import SignalLog, children_of, kill_group
 from dlcluster.worker.zygote import run_zygote
 
 SECONDS_TO_GO = 1.0  # of a zygote that is told to end; in the middle of an import it may be deaf
@@ -42,8 +44,9 @@ class LineReader:
 class Forker:
     """One zygote and at most one child of it at a time."""
 
-    def __init__(self, stop: StopFlag, rules: Mapping[str, Any], signals: SignalLog) -> None:
-        self.stop, self.rules, self.signals = stop, rules, signals
+    def __init__(self, page: SharedPage, rules: Mapping[str, Any], signals: SignalLog) -> None:
+        self.page, self.rules, self.signals = page, rules, signals
+        self.spared: set[int] = set()  # programs that the supervisor itself has started
         self._zygote_pid = self._child_pid = 0
         self._control: LineReader | None = None
         self._channel: LineReader | None = None
@@ -58,12 +61,13 @@ class Forker:
         Raises ZygoteFailed with what the import raised.
         """
         self._keep_waiting = keep_waiting
+        oom = OomCounter()
         ours, theirs = socket.socketpair()
         supervisor = os.getpid()
         pid = os.fork()
         if pid == 0:
             ours.close()
-            run_zygote(theirs, supervisor, self.stop, self.rules)
+            run_zygote(theirs, supervisor, self.page, self.rules)
         theirs.close()
         self._zygote_pid, self._control = pid, LineReader(ours)
         while keep_waiting():
@@ -72,8 +76,14 @@ class Forker:
                     raise ZygoteFailed(f"the job cannot be imported: {message['message']}")
                 return True
             if self._control.is_closed:
-                raise ZygoteFailed("the process that imports the job has died")
+                raise ZygoteFailed(self._why_it_died(oom))
         return False
+
+    def _why_it_died(self, oom: OomCounter) -> str:
+        if not oom.has_risen():
+            return "the process that imports the job has died"
+        more = "; give it more with launch.mem" if self.rules.get("in_job") else ""
+        return f"the process that imports the job was killed: out of memory{more}"
 
     def _messages(self, timeout: float) -> list[dict[str, Any]]:
         control = self._control
@@ -158,7 +168,14 @@ class Forker:
         self._zygote_pid = 0
         return outcome
 
+    def signal_child(self, number: int) -> None:
+        """To the trial's own process, and to none that it has started."""
+        if self._child_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child_pid, number)
+
     def kill_child(self, number: int) -> None:
+        self.page.announce_kill()
         if self._child_pid:
             kill_group(self._child_pid, number)
 
@@ -170,11 +187,7 @@ class Forker:
 
     def kill_strays(self) -> None:
         """Processes that left the trial's group come to us when their parents die: end them, and reap them."""
-        while strays := [pid for pid in children_of(os.getpid()) if pid != self._zygote_pid]:
-            for pid in strays:
-                with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)  # now its own children, if it has any, are ours: look again
+        end_strays({self._zygote_pid, *self.spared})
 
     def close(self) -> None:
         """End the child and the zygote, and whatever else descends from us."""
@@ -188,6 +201,7 @@ class Forker:
 
     def _end_zygote(self) -> None:
         pid, self._zygote_pid = self._zygote_pid, 0
+        self.page.announce_kill()
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(pid, signal.SIGTERM)
             end = time.monotonic() + SECONDS_TO_GO
@@ -197,3 +211,12 @@ class Forker:
                 time.sleep(0.005)
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+
+def end_strays(spared: Collection[int] = ()) -> None:
+    """Kill and reap our children, and what becomes ours when they die."""
+    while strays := [pid for pid in children_of(os.getpid()) if pid not in spared]:
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)  # now its own children, if it has any, are ours: look again

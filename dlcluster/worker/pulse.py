@@ -15,15 +15,17 @@ from dlcluster.states import IDENTICAL_FAILURES_THAT_HOLD
 
 BEAT_S = 30.0
 MARKERS_S = 1.0
+LOOK_AT_A_FELLOW_S = 0.05  # with this much time for each, the file server is asked 20 times a second by a worker
 SPARE_BYTES = 65_536
 
 
 class Pulse:
     """The heartbeat of one worker: who it is, what it works on, how its trials ended."""
 
-    def __init__(self, sweep: SweepDir, worker_id: str, owner: Mapping[str, Any], submission: str) -> None:
-        self.sweep, self.submission = sweep, submission
-        self.dir: WorkerDir = sweep.worker(worker_id)
+    def __init__(self, sweep: SweepDir, owner: Mapping[str, Any], submission: str, beat_s: float = BEAT_S) -> None:
+        self.sweep, self.submission, self.beat_s = sweep, submission, beat_s
+        self.name: str = owner["worker"]
+        self.dir: WorkerDir = sweep.worker(self.name)
         self._beat: dict[str, Any] = {
             **owner,
             "submission": submission,
@@ -36,7 +38,8 @@ class Pulse:
         }
         self._failures: dict[str, list[str]] = {}  # the first trials that failed in this way
         self._success_seen = False
-        self._next_beat = self._next_look = -math.inf
+        self._next_beat = self._next_look = self._next_look_at_fellows = -math.inf
+        self._is_held = False
 
     def begin(self) -> None:
         make_dir(self.dir.path)
@@ -66,7 +69,7 @@ class Pulse:
     def _write(self) -> None:
         self._beat.update(seq=self._beat["seq"] + 1, time=time.time(), failures=dict(self._failures))
         write_json(self.dir.heartbeat, self._beat, durable=False)
-        self._next_beat = time.monotonic() + BEAT_S
+        self._next_beat = time.monotonic() + self.beat_s
 
     # -- the end of trials -------------------------------------------------------------------------------------
 
@@ -87,9 +90,8 @@ class Pulse:
             return False
         self._write()
         trials: set[str] = set()
-        for worker in self._fellows():
-            beat = worker.read_heartbeat() or {}
-            if beat.get("finished", {}).get(State.COMPLETED.value):
+        for beat in self.beats_of_fellows():
+            if has_completed(beat):
                 self._success_seen = True
                 return False
             trials.update(beat.get("failures", {}).get(signature, ()))
@@ -99,7 +101,17 @@ class Pulse:
         write_text(self.dir.marker("hold"), message + "\n", durable=False)
 
     def is_held(self) -> bool:
-        return any("hold" in worker.markers() for worker in self._fellows())
+        """Whether any worker of the submission holds it. Where there are hundreds, each looks at all less often."""
+        if not self._is_held and time.monotonic() >= self._next_look_at_fellows:
+            fellows = list(self._fellows())
+            self._is_held = any("hold" in worker.markers() for worker in fellows)
+            self._next_look_at_fellows = time.monotonic() + len(fellows) * LOOK_AT_A_FELLOW_S
+        return self._is_held
+
+    def beats_of_fellows(self) -> list[dict[str, Any]]:
+        """The heartbeats of all workers of the submission, this one's included."""
+        found = (worker.read_heartbeat() for worker in self._fellows())
+        return [beat for beat in found if isinstance(beat, dict)]
 
     def _fellows(self) -> Iterator[WorkerDir]:
         """All workers of the submission, this one included."""
@@ -135,3 +147,8 @@ class Pulse:
         except OSError:
             return False
         return True
+
+
+def has_completed(beat: Mapping[str, Any]) -> bool:
+    """Whether the worker of a heartbeat has brought any trial to its end."""
+    return bool(beat.get("finished", {}).get(State.COMPLETED.value))

@@ -18,7 +18,8 @@ from dlcluster.trial import Trial
 from dlcluster.worker import checkpoints
 from dlcluster.worker.checkpoints import Checkpoint
 from dlcluster.worker.records import sync_if_there
-from dlcluster.worker.stopping import StopFlag
+from dlcluster.worker.seat import ALONE, Seat
+from dlcluster.worker.shared_page import SharedPage
 from dlcluster.worker.values import check_name, split_nonfinite
 
 SECONDS_BETWEEN_SYNCS = 10.0
@@ -46,17 +47,29 @@ class Lost(BaseException):
 class Run:
     """The live handle of one attempt. Only the process that was given it may use it; forked loaders may not."""
 
-    def __init__(self, trial: Trial, attempt: AttemptDir, trial_dir: TrialDir, stop: StopFlag, rules: Mapping) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        attempt: AttemptDir,
+        trial_dir: TrialDir,
+        page: SharedPage,
+        rules: Mapping,
+        *,
+        seat: Seat = ALONE,
+    ) -> None:
         self.trial_id, self.seed, self.params = trial.id, trial.seed, dict(trial.params)
         self.attempt, self.dir = attempt.number, trial_dir.path
+        # of a trial with several processes; rank 0 is the one whose `log`, `save` and `predictions` write
+        self.rank, self.world_size, self.local_rank = seat.rank, seat.world_size, seat.local_rank
         self.written: list[str] = []  # files that the supervisor makes durable before the trial counts as finished
         self.verdict: Stopped | None = None
-        self._trial_dir, self._attempt_dir, self._stop = trial_dir, attempt, stop
+        self._trial_dir, self._attempt_dir, self._page = trial_dir, attempt, page
         self._objective, self._on_nonfinite = rules["objective"], rules["on_nonfinite"]
-        self._journal = AppendFile(attempt.journal)
+        self._journal = self._open_journal()
         self._step, self._pid = 0, os.getpid()
         self._known_names: set[str] = set()
-        self._synced = time.monotonic()
+        self._began = self._synced = time.monotonic()
+        self.first_save_s: float | None = None  # how long it took to a checkpoint that nobody had asked for
         self._names_are_durable, self._n_durable = False, 0  # of the journal's folders; of `written`
         self._asked = False  # whether the training code has been told that it should stop
         self._logged_since_request = False
@@ -80,17 +93,19 @@ class Run:
         if nonfinite:
             row["nonfinite"] = nonfinite
         self._journal.write_row(row)
+        self._page.count_step()
         if self.on_metrics:
             self.on_metrics(self._step, numbers)
         if nonfinite:
             self._apply_nonfinite_policy(nonfinite)
         self._sync_now_and_then()
-        if self._stop.is_set() and self.raises_when_asked:
+        if self._page.is_set() and self.raises_when_asked:
             self._stop_at_second_sight()
 
     def save(self, state: Mapping[str, Any], *, epoch: int = 0) -> None:
         """Write a checkpoint: atomic, verified by hash, the newest two are kept. Raises Stopped when asked to stop."""
         self._check_process("save")
+        self._page.count()
         self._check_fence()
         self._sync_journal()
         self._sync_predictions()
@@ -103,8 +118,11 @@ class Run:
             check=not self._checked_loadable,
         )
         self._checked_loadable = True
+        if self.first_save_s is None and not self._page.is_set():
+            self.first_save_s = round(time.monotonic() - self._began, 3)
         self._write("checkpoint", **{k: manifest[k] for k in ("step", "file", "bytes", "sha256")})
-        if self._stop.is_set():
+        self._page.count()
+        if self._page.is_set():
             raise self._verdict(State.INTERRUPTED, "stop_requested", WorkerExit.INTERRUPTED)
 
     def resume(self) -> Checkpoint | None:
@@ -121,10 +139,16 @@ class Run:
         return checkpoint
 
     def should_stop(self) -> bool:
-        """Whether the trial has been asked to stop: save, then return. Cheap enough for every batch."""
-        if self._stop.is_set():
-            self._asked = True
-        return self._asked
+        """Whether the trial has been asked to stop: save, then return. Cheap enough for every batch.
+
+        Of several processes one may hear it a moment before the others: let them agree, say by an all_reduce with MAX.
+        """
+        self._page.count()
+        return self.is_asked()
+
+    def tick(self) -> None:
+        """Say that the trial is not hanging, where it logs, saves and asks for a long time nothing."""
+        self._page.count()
 
     def predictions(
         self,
@@ -155,6 +179,12 @@ class Run:
 
     # -- what the worker calls ---------------------------------------------------------------------------------
 
+    def is_asked(self) -> bool:
+        """As `should_stop`, but no sign of progress."""
+        if self._page.is_set():
+            self._asked = True
+        return self._asked
+
     @property
     def step(self) -> int:
         return self._step
@@ -170,6 +200,9 @@ class Run:
         self._journal.close()
 
     # -- details -----------------------------------------------------------------------------------------------
+
+    def _open_journal(self) -> AppendFile:
+        return AppendFile(self._attempt_dir.journal)
 
     def _write(self, kind: str, **fields: Any) -> None:
         self._journal.write_row({"kind": kind, "time": time.time(), **fields})

@@ -8,31 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import mmap
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
+
+from dlcluster.worker.shared_page import SharedPage
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # the end is near; a SIGTERM that follows is no second request
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, *WARNINGS)
-
-
-class StopFlag:
-    """One byte that a supervisor shares with all processes forked from it; looking at it costs no system call."""
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1)
-
-    def set(self) -> None:
-        self._memory[0] = 1
-
-    def clear(self) -> None:
-        self._memory[0] = 0
-
-    def is_set(self) -> bool:
-        return self._memory[0] != 0
 
 
 class SignalLog:
@@ -40,6 +26,7 @@ class SignalLog:
 
     def __init__(self) -> None:
         self.received: list[int] = []
+        self.n_continued = 0
         self.wake_fd, self._write_fd = os.pipe()
         for fd in (self.wake_fd, self._write_fd):
             os.set_blocking(fd, False)
@@ -48,10 +35,14 @@ class SignalLog:
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
+        signal.signal(signal.SIGCONT, self._note_continued)  # the system has already let us go on
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked by who started us: now they arrive
 
     def _note(self, number: int, _frame: Any) -> None:
         self.received.append(number)
+
+    def _note_continued(self, _number: int, _frame: Any) -> None:
+        self.n_continued += 1
 
     def drain(self) -> None:
         try:
@@ -64,9 +55,33 @@ class SignalLog:
 def forget_handlers() -> None:
     """In a forked child: signals do what they do to any program, and none of ours runs in it."""
     signal.set_wakeup_fd(-1)
-    for number in STOP_SIGNALS:
+    for number in (*STOP_SIGNALS, signal.SIGCONT):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def hear_requests(page: SharedPage) -> None:
+    """In the child of a worker under Slurm: a SIGTERM that the supervisor has not announced is a request to stop.
+
+    Under proctrack/linuxproc slurmstepd signals every process of the job, the trial's too, which would die of it while
+    it could still save. What the trial forks gets the default back, so that data loaders can be ended as ever.
+    A trial that is deaf in C code does not hear this handler either: SIGKILL ends it.
+    """
+    owner = os.getpid()
+
+    def hear(_number: int, _frame: Any) -> None:
+        if os.getpid() == owner and not page.is_kill_announced():
+            page.set()
+            return
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def forget() -> None:
+        if signal.getsignal(signal.SIGTERM) is hear:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, hear)
+    os.register_at_fork(after_in_child=forget)
 
 
 def die_with_parent(number: int, parent: int) -> None:
@@ -112,14 +127,28 @@ def children_of(pid: int) -> list[int]:
 
 
 class Patience:
-    """A deadline that can be moved closer, on the clock that never jumps."""
+    """A deadline that can be moved closer, and before it the moment for a SIGTERM."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self.sigterm_at: float | None = None
         self.at: float | None = None
 
-    def within(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        self.at = end if self.at is None else min(self.at, end)
+    def within(self, seconds: float, sigterm_s: float | None = None) -> None:
+        """Be over after so many seconds; without `sigterm_s` the SIGTERM is due after half of them."""
+        now = self._now()
+        self.until(now + (seconds / 2 if sigterm_s is None else sigterm_s), now + seconds)
+
+    def until(self, sigterm_at: float | None, at: float | None) -> None:
+        self.sigterm_at = _earlier(self.sigterm_at, sigterm_at)
+        self.at = _earlier(self.at, at)
+
+    def is_time_for_sigterm(self) -> bool:
+        return self.sigterm_at is not None and self._now() >= self.sigterm_at
 
     def is_over(self) -> bool:
-        return self.at is not None and time.monotonic() >= self.at
+        return self.at is not None and self._now() >= self.at
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((moment for moment in (one, other) if moment is not None), default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from collections.abc import Mapping
@@ -14,281 +15,269 @@ from dlcluster.files import is_disk_full
 from dlcluster.journal import State
 from dlcluster.liveness import identity
 from dlcluster.run_dir import SweepDir
+from dlcluster.states import with_default_retry
+from dlcluster.worker.agents import Agents
+from dlcluster.worker.canary import Canary
 from dlcluster.worker.claims import Claim, Claims, start_record
-from dlcluster.worker.command import end_reason
 from dlcluster.worker.environment import SnapshotChanged, apply_rules, check_snapshot, complain
+from dlcluster.worker.fellows import Fellows
+from dlcluster.worker.forecast import Forecast
 from dlcluster.worker.forkserver import Forker, ZygoteFailed
+from dlcluster.worker.job_orders import DEFAULT_KILL_WAIT_S, JobOrders
+from dlcluster.worker.leases import Leases
+from dlcluster.worker.leaving import Leaving
 from dlcluster.worker.memory import OomCounter
-from dlcluster.worker.pulse import Pulse
+from dlcluster.worker.orders import Orders
+from dlcluster.worker.place import Place
+from dlcluster.worker.pulse import BEAT_S, Pulse
+from dlcluster.worker.quick_look import QuickLook
 from dlcluster.worker.records import Recorder, RunDirectoryGone
-from dlcluster.worker.stopping import WARNINGS, Patience, SignalLog, StopFlag, adopt_orphans
+from dlcluster.worker.shared_page import SharedPage
+from dlcluster.worker.slurm_job import LogWitness
+from dlcluster.worker.stopping import SignalLog, adopt_orphans
+from dlcluster.worker.trial_watch import MAY_NOT_WRITE, TrialWatch
+from dlcluster.worker.worktime import WorkTime
 
-TICK_S, SHORTEST_TICK_S = 1.0, 0.05
-TIME_FOR_THE_RECORD = 0.1  # of the margin: left when a trial that has not stopped is killed
-MAY_NOT_WRITE = (WorkerExit.FENCED, WorkerExit.IO_LOST)  # says a child without a word; a program may exit so as well
-DID_NOT_STOP = {"state": State.INTERRUPTED.value, "reason": "stop_requested", "message": "did not stop in time"}
+LEASE_LOOK_S = 5.0
+SHORT_WAIT_S = 0.2  # before looking again for a trial that others were about to take
 
 
 class Supervisor:
     """One worker: takes trials of a submission until none is left, its time is up, or it is told to stop."""
 
-    def __init__(self, sweep: SweepDir, intent: Mapping[str, Any], worker_id: str, signals: SignalLog) -> None:
-        self.rules = intent["rules"]
-        self.sweep, self.intent, self.signals = sweep, intent, signals
-        self.owner = {"worker": worker_id, **identity(os.getpid())}
-        self.parent = os.getppid()
-        self.pulse = Pulse(sweep, worker_id, self.owner, intent["id"])
-        self.claims = Claims(sweep, sweep.read_plan(), intent["trials"], self.rules["max_attempts"])
-        self.stop, self.patience = StopFlag(), Patience()
-        self.recorder = Recorder(self.pulse)
-        self.oom = OomCounter()
-        self.started = time.monotonic()
-        self.stop_reason = ""  # why this worker takes no further trial
-        self.exit_code = WorkerExit.DONE
-        self._n_signals_seen = 0
-        self._was_asked = self._in_a_hurry = False
-        self._time_to_kill_at: float | None = None  # when a trial that has not stopped by itself gets a SIGTERM
-        self._was_killed = False
-        self._cancelled_trial: str | None = None
+    def __init__(
+        self, sweep: SweepDir, intent: Mapping[str, Any], place: Place, signals: SignalLog, beat_s: float = BEAT_S
+    ) -> None:
+        self.rules = {**intent["rules"], "in_job": place.job is not None}
+        self.sweep, self.intent, self.place, self.signals = sweep, intent, place, signals
+        self.witness = LogWitness(place.job.log_file if place.job else None)
+        self.owner = {**place.owner, **identity(os.getpid())}
+        self.clock = WorkTime(self.rules["time"], self.rules["margin"], place.elapsed)
+        if place.left is not None:
+            self.clock.end_within(place.left)
+        self.pulse = Pulse(sweep, self.owner, intent["id"], beat_s)
+        self.page, self.recorder, self.oom = SharedPage(), Recorder(self.pulse), OomCounter()
+        self.forker = self._make_forker()
+        self.orders = self._make_orders()
+        n_fellows = self.rules.get("trials_at_once", 1) - 1
+        self.fellows = Fellows(sweep.path, intent["id"], place, n_fellows, self.forker.spared)
+        self.orders.pass_on = self.fellows.pass_on
+        self.claims = Claims(
+            sweep,
+            sweep.read_plan(),
+            place.share(intent),
+            self.rules["max_attempts"],
+            retry=with_default_retry(self.rules.get("retry")),
+            job=self.owner.get("job"),
+            called_off=sweep.submission(intent["id"]).read_called_off,
+        )
+        self.leases = Leases(sweep, beat_s, self.clock.now)
+        self.canary = Canary(self.pulse, bool(self.rules.get("canary")))
+        self.forecast = Forecast()
+        self._last: tuple[Claim, dict[str, Any]] | None = None
+
+    def _make_forker(self) -> Forker | Agents:
+        """A trial of several processes has an agent on each of its nodes, in place of the zygote."""
+        n_nodes, per_node = self.rules.get("nodes", 1), self.rules.get("processes_per_node", 1)
+        if n_nodes * per_node == 1:
+            return Forker(self.page, self.rules, self.signals)
+        return Agents(
+            self.page,
+            self.rules,
+            self.signals,
+            n_nodes=n_nodes,
+            per_node=per_node,
+            asked=lambda: self.orders.stop("stop_requested"),
+        )
+
+    def _make_orders(self) -> Orders:
+        common = self.pulse, self.signals, self.clock, self.place.parent
+        if self.place.job is None:
+            return Orders(*common)
+        look = QuickLook(self.place.job, self.forker.spared)
+        kill_wait = self.rules.get("kill_wait") or DEFAULT_KILL_WAIT_S
+        return JobOrders(*common, look=look, kill_wait_s=kill_wait, grace_s=self.rules["grace"])
 
     def run(self) -> int:
         """Work until done. Returns the exit code of the worker."""
         adopt_orphans()
-        forker = Forker(self.stop, self.rules, self.signals)
         try:
             self.pulse.begin()
-            check_snapshot(Path(self.rules["code"]), self.intent["snapshot"])
-            if forker.start(self._may_wait):
-                self._work(forker)
+            self._work()
         except (ZygoteFailed, SnapshotChanged) as failure:
-            self._hold(str(failure))
-            self.exit_code = WorkerExit.BAD_ENVIRONMENT
+            self.orders.hold(str(failure))
+            self.orders.exit_code = WorkerExit.BAD_ENVIRONMENT
         except RunDirectoryGone as gone:
             complain(f"{gone}: the run directory is gone; stopping")
-            self.exit_code = WorkerExit.IO_LOST
+            self.orders.exit_code = WorkerExit.IO_LOST
         except OSError as error:
             complain(f"{error}; stopping")
-            self.exit_code = WorkerExit.DISK if is_disk_full(error) else WorkerExit.IO_LOST
+            self.orders.exit_code = WorkerExit.DISK if is_disk_full(error) else WorkerExit.IO_LOST
         finally:
-            forker.close()
+            self.forker.close()
             self.recorder.finish_quietly()
-            self.pulse.finish(self.stop_reason)
-        return int(self.exit_code)
+            self.fellows.see_off(self.orders, self._wait)
+            self.orders.close()
+            self.pulse.finish(self.orders.reason)
+        return int(self._leave())
+
+    def _leave(self) -> WorkerExit:
+        if self.place.job is None:
+            return self.orders.exit_code
+        leaving = Leaving(
+            self.place.job,
+            self.orders,
+            self.recorder,
+            witness=self.witness,
+            is_called_off=self.claims.are_called_off,
+        )
+        try:
+            if self.place.fellow:
+                return leaving.leave_it_to_the_first(self._last)
+            return leaving.leave(
+                self._last,
+                lambda: self.claims.is_any_left(self.leases.dead),
+                lambda: self.fellows.have_begun(self.pulse.beats_of_fellows()),
+            )
+        except OSError as error:
+            complain(f"not requeued: {error}")
+            return WorkerExit.IO_LOST
 
     # -- one trial after another -------------------------------------------------------------------------------
 
-    def _work(self, forker: Forker) -> None:
-        claim = self._next_claim()
-        while claim is not None:
+    def _work(self) -> None:
+        """A job that is started again and finds its share finished leaves before it has imported anything."""
+        if not self._something_is_left():
+            return
+        check_snapshot(Path(self.rules["code"]), self.intent["snapshot"])
+        self.fellows.start()
+        if not self.forker.start(self.orders.may_go_on):
+            return
+        while (claim := self._next_claim()) is not None:
             self._start(claim)
-            forker.send(claim)
+            self.forker.send(claim)
             self.recorder.record_waiting()  # the last trial's records become durable while this one trains
-            outcome = self._wait_for_outcome(forker, claim)
+            outcome = self._wait_for_outcome(claim)
             if outcome is not None:
-                self._finish(forker, claim, outcome)
-            claim = self._next_claim()
+                self._finish(claim, outcome)
         self.recorder.record_waiting()
 
     def _next_claim(self) -> Claim | None:
-        self._look_around()
-        if self.stop_reason or not self._has_time_for_another():
-            return None
+        while self.orders.may_go_on() and self._has_time_for_another():
+            if self.canary.must_wait(self.leases.dead):
+                self.leases.look(self.canary.unknown)
+                self._wait(self.canary.look_s)
+            elif claim := self._claim_one():
+                return claim
+            elif self._something_is_left():
+                self._wait(SHORT_WAIT_S)
+            elif not self.fellows.wait_for_one(self.orders.may_go_on, self._wait):
+                return None
+        return None
+
+    def _claim_one(self) -> Claim | None:
         if self.claims.all_have_been_tried():
             self.recorder.record_waiting()  # what this worker itself has just ended may be free again
-        for trial, number in self.claims.candidates():
+        for trial, number in self.claims.candidates(self.leases.dead):
             self.pulse.working_on(trial.id, number)
-            claim = self.claims.claim(trial, number)
-            if claim is not None:
+            if self.canary.must_stand_back(self.leases.dead):
+                break
+            if claim := self.claims.claim(trial, number):
                 return claim
+            if not self.canary.is_over:
+                break
         self.pulse.idle()
         return None
 
+    def _has_time_for_another(self) -> bool:
+        """Not for one that could neither save something nor end before it would be asked to stop."""
+        left = self.clock.seconds_to_deadline()
+        if left is None or left > self.forecast.needed_s():
+            return True
+        self.recorder.record_waiting()
+        if self.claims.is_any_left(self.leases.dead):
+            self.orders.stop("deadline")
+        return False
+
+    def _something_is_left(self) -> bool:
+        """Whether to go on looking. Where only another host could tell who is alive, its heartbeats are watched.
+
+        That takes one beat if all of them move, and three if one does not: then its trial is free.
+        """
+        self.recorder.record_waiting()
+        self.leases.begin()
+        while self.orders.may_go_on():
+            if self.claims.is_any_left(self.leases.dead):
+                return True
+            n_dead, unknown = len(self.leases.dead), self.claims.unknown_owners()
+            self.leases.look(unknown)
+            if not self.leases.undecided(unknown):
+                return False
+            if len(self.leases.dead) == n_dead:
+                self._wait(min(LEASE_LOOK_S, self.leases.beat_s / 4))
+        return False
+
+    def _wait(self, seconds: float) -> None:
+        """A signal ends it."""
+        select.select([self.signals.wake_fd], [], [], seconds)
+        self.signals.drain()
+
     def _start(self, claim: Claim) -> None:
-        self.stop.clear()
-        self._cancelled_trial = None
+        self.page.clear()
+        self.orders.cancelled_trial = None
         self.oom.reset()
         origin = {"submission": self.intent["id"], "snapshot": self.intent["snapshot"]}
         if self.rules["command"]:
             origin["command"] = True  # its checkpoints are its own: what it logs is its progress
         self.recorder.start(claim, start_record(claim, self.owner, time=time.time(), **origin))
 
-    def _finish(self, forker: Forker, claim: Claim, outcome: dict[str, Any]) -> None:
+    def _finish(self, claim: Claim, outcome: dict[str, Any]) -> None:
+        self._last = claim, outcome
         self.recorder.add(claim, outcome)
+        self.forecast.note(outcome)
         self.pulse.count(claim.trial.id, outcome)
         if outcome["reason"] == "disk" and not self.pulse.has_space():
             raise OSError(28, os.strerror(28), str(self.sweep.path))
         if outcome["state"] == State.FAILED.value and self.pulse.shall_hold(outcome.get("signature", "")):
-            self._hold(f"{outcome['reason']}: {outcome['message']}")
+            self.orders.hold(f"{outcome['reason']}: {outcome['message']}")
 
-    # -- waiting for a trial -----------------------------------------------------------------------------------
-
-    def _wait_for_outcome(self, forker: Forker, claim: Claim) -> dict[str, Any] | None:
+    def _wait_for_outcome(self, claim: Claim) -> dict[str, Any] | None:
         """How the trial ended, or None if another worker has taken it over."""
-        began = time.monotonic()
-        self.patience, self._time_to_kill_at, self._was_killed = Patience(), None, False
+        watch = TrialWatch(claim.trial.id, self.forker, self.page, self.orders, self.rules)
         outcome: dict[str, Any] | None = None
         while outcome is None:
-            outcome = forker.poll(self._tick_s())
-            self._look_around()
-            if self.stop_reason or self._cancelled_trial == claim.trial.id:
-                self._ask_child_to_stop()
-            self._lose_patience(forker)
-            if outcome is None and self.recorder.is_due() and self._is_fenced(forker, claim):
+            outcome = self.forker.poll(watch.tick_s)
+            self.orders.look_around()
+            watch.act()
+            if outcome is None and self.recorder.is_due() and self._is_fenced(claim):
                 return None
-        outcome["seconds"] = round(time.monotonic() - began, 3)
-        return self._judge(outcome, claim, began)
+        if "state" not in outcome and outcome["exit"] in MAY_NOT_WRITE and self.recorder.is_fenced(claim):
+            return None
+        return watch.judge(outcome, self.oom.has_risen)
 
-    def _tick_s(self) -> float:
-        """Until the next look around: a second, or less if something is to be done before."""
-        moments = [self.patience.at, None if self._was_killed else self._time_to_kill_at]
-        if not self.stop_reason:
-            moments.append(self._deadline())
-        left = min((moment - time.monotonic() for moment in moments if moment is not None), default=TICK_S)
-        return min(max(left, SHORTEST_TICK_S), TICK_S)
-
-    def _lose_patience(self, forker: Forker) -> None:
-        if self.patience.is_over():
-            forker.kill_child(signal.SIGKILL)
-        elif self._time_to_kill_at is not None and not self._was_killed and time.monotonic() >= self._time_to_kill_at:
-            forker.kill_child(signal.SIGTERM)
-            self._was_killed = True
-
-    def _judge(self, outcome: dict[str, Any], claim: Claim, began: float) -> dict[str, Any] | None:
-        """The supervisor's knowledge on top of what the child said: why it was stopped, and what killed it."""
-        if "state" not in outcome:
-            if outcome["exit"] in MAY_NOT_WRITE and self.recorder.is_fenced(claim):
-                return None
-            outcome.update(self._from_exit_code(outcome["exit"]))
-        elif self._was_killed and outcome["state"] == State.FAILED.value:
-            outcome.update(DID_NOT_STOP)  # our SIGTERM has hit its data loaders first, say
-        if not self.stop.is_set() or outcome["state"] != State.INTERRUPTED.value:
-            return outcome
-        if self._cancelled_trial == claim.trial.id or self.stop_reason == "cancelled":
-            outcome.update(state=State.CANCELLED.value, reason="by_user")
-        else:
-            outcome["reason"] = "deadline" if self._had_its_time(began) else "stop_requested"
-        return outcome
-
-    def _had_its_time(self, began: float) -> bool:
-        """Stopped by the deadline; but a trial that began late in the worker's time has only been interrupted."""
-        if self.stop_reason != "deadline":
-            return False
-        return began - self.started <= (self.rules["time"] - self.rules["margin"]) / 2
-
-    def _from_exit_code(self, code: int) -> dict[str, Any]:
-        if self.stop.is_set():
-            return dict(DID_NOT_STOP)
-        if code == -signal.SIGKILL and self.oom.has_risen():
-            return {"state": State.FAILED.value, "reason": "oom", "message": "killed: out of memory"}
-        reason = "no_result" if code == 0 else end_reason(code)
-        return {"state": State.FAILED.value, "reason": reason, "message": "", "signature": reason}
-
-    def _is_fenced(self, forker: Forker, claim: Claim) -> bool:
+    def _is_fenced(self, claim: Claim) -> bool:
         """Another worker has begun a later attempt: end ours without another byte."""
         try:
             fenced = self.recorder.is_fenced(claim)
         except RunDirectoryGone:
-            forker.kill_child(signal.SIGKILL)
+            self.forker.kill_child(signal.SIGKILL)
             raise
         if fenced:
-            forker.close()
+            self.forker.close()
         return fenced
 
-    # -- being told to stop ------------------------------------------------------------------------------------
 
-    def _may_wait(self) -> bool:
-        """Whether to go on waiting for the job's import."""
-        self._look_around()
-        return not self.stop_reason
-
-    def _look_around(self) -> None:
-        """Signals, markers, the deadline, the parent: anything that says that it is time to go."""
-        self.pulse.beat_if_due()
-        new_signals = self.signals.received[self._n_signals_seen :]
-        self._n_signals_seen += len(new_signals)
-        for number in new_signals:
-            self._hear(number)
-        if self.pulse.markers_are_due():
-            self._read_markers()
-            if os.getppid() != self.parent:
-                self._stop("stop_requested")  # nobody is left who could stop us later
-        if self._deadline_margin_reached():
-            self._stop("deadline")
-
-    def _hear(self, number: int) -> None:
-        """Whoever asks twice wants it at once; a warning, or the end of the time, is not asking."""
-        if number not in WARNINGS:
-            if self._was_asked:
-                self._in_a_hurry = True
-                self.patience.within(0)
-            self._was_asked = True
-        self._stop("stop_requested")
-
-    def _stop(self, reason: str) -> None:
-        """The first reason counts; but a sweep that is held lets trials go on, and a reason to stop does not."""
-        if self.stop_reason in ("", "held"):
-            self.stop_reason = reason
-            self.exit_code = WorkerExit.DONE if reason == "cancelled" else WorkerExit.INTERRUPTED
-
-    def _read_markers(self) -> None:
-        markers = self.pulse.markers()
-        if "cancel" in markers:
-            trial = self.pulse.cancelled_trial()
-            if trial is None:
-                self._stop("cancelled")
-            else:
-                self._cancelled_trial = trial
-        if "stop" in markers:
-            self._stop("stop_requested")
-        if self.pulse.is_held():
-            self.stop_reason = self.stop_reason or "held"
-
-    def _ask_child_to_stop(self) -> None:
-        if self.stop_reason == "held" or self.stop.is_set():
-            return  # a held sweep starts nothing new; what runs may finish
-        self.stop.set()
-        patience_s = 0.0 if self._in_a_hurry else self._patience_s()
-        self.patience.within(patience_s)
-        if not self.rules["command"]:  # a program has had a SIGTERM as the request; a second would disturb its saving
-            self._time_to_kill_at = time.monotonic() + patience_s / 2
-
-    def _patience_s(self) -> float:
-        """A trial asked by the deadline has until shortly before the worker's time is over, any other its grace."""
-        limit = self.rules["time"]
-        if limit is None:
-            return self.rules["grace"]
-        left = self.started + limit - TIME_FOR_THE_RECORD * self.rules["margin"] - time.monotonic()
-        return max(0.0, left if self.stop_reason == "deadline" else min(left, self.rules["grace"]))
-
-    def _hold(self, message: str) -> None:
-        self.stop_reason = "held"
-        self.pulse.hold(message)
-        complain(f"holding the sweep: {message}")
-
-    # -- the clock ---------------------------------------------------------------------------------------------
-
-    def _deadline_margin_reached(self) -> bool:
-        deadline = self._deadline()
-        return deadline is not None and time.monotonic() >= deadline
-
-    def _deadline(self) -> float | None:
-        """When trials are asked to stop, so that they have ended before the worker's time has."""
-        limit = self.rules["time"]
-        return None if limit is None else self.started + limit - self.rules["margin"]
-
-    def _has_time_for_another(self) -> bool:
-        if self._deadline_margin_reached():
-            self.exit_code = WorkerExit.INTERRUPTED
-            return False
-        return True
-
-
-def work(run_dir: Path, submission_id: str, worker_id: str, signals: SignalLog) -> int:
+def work(run_dir: Path, submission_id: str, place: Place, signals: SignalLog, beat_s: float = BEAT_S) -> int:
     """The whole life of a worker. Returns its exit code."""
     sweep = SweepDir(run_dir)
-    intent = sweep.submission(submission_id).read_intent()
-    if intent is None:
-        complain(f"{run_dir}: no submission {submission_id!r}")
-        return int(WorkerExit.BAD_ENVIRONMENT)
-    apply_rules(intent["rules"])
-    return Supervisor(sweep, intent, worker_id, signals).run()
+    try:
+        intent = sweep.submission(submission_id).read_intent()
+        if intent is None:
+            complain(f"{run_dir}: no submission {submission_id!r}")
+            return int(WorkerExit.BAD_ENVIRONMENT)
+        apply_rules(intent["rules"])
+        supervisor = Supervisor(sweep, intent, place, signals, beat_s)
+    except OSError as error:
+        complain(f"{error}; nothing was started")
+        return int(WorkerExit.IO_LOST)
+    return supervisor.run()

@@ -8,7 +8,7 @@ from typing import Any
 from dlcluster.run_dir import TrialDir
 from dlcluster.trial import Trial
 from dlcluster.worker.run import Run
-from dlcluster.worker.stopping import StopFlag
+from dlcluster.worker.shared_page import SharedPage
 
 RULES = {"objective": "loss", "on_nonfinite": "fail"}
 
@@ -17,11 +17,11 @@ def make_trial(**params: Any) -> Trial:
     return Trial(id="a" * 16, config="b" * 16, index=0, seed=0, params=params)
 
 
-def make_run(folder: Path, attempt: int = 1, stop: StopFlag | None = None, **rules: Any) -> Run:
+def make_run(folder: Path, attempt: int = 1, stop: SharedPage | None = None, **rules: Any) -> Run:
     trial_dir = TrialDir(folder / "trial")
     number = trial_dir.attempt(attempt)
     number.path.mkdir(parents=True)
-    return Run(make_trial(), number, trial_dir, stop or StopFlag(), {**RULES, **rules})
+    return Run(make_trial(), number, trial_dir, stop or SharedPage(), {**RULES, **rules})
 
 
 def rows_of(run: Run, kind: str | None = None) -> list[dict[str, Any]]:

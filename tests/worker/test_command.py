@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dlcluster.placeholders import fill_placeholders
 from dlcluster.worker.command import end_reason, parse_line
 from dlcluster.worker.values import LARGEST_INTEGER
-from tests.support import check_files, run_worker, start_worker, submit, wait_until
+from tests.support import check_files, history_of, run_worker, start_worker, submit, wait_until
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_./-]{0,20}", fullmatch=True)
 INTEGERS = st.integers(-LARGEST_INTEGER, LARGEST_INTEGER)
@@ -134,7 +134,7 @@ def program(project):
 
 
 def metrics_of(project):
-    return [(row["step"], row["metrics"]) for row in project.sweep.trial(project.trial).history().metrics]
+    return [(row["step"], row["metrics"]) for row in history_of(project.sweep.trial(project.trial)).metrics]
 
 
 def log_of(project):
@@ -278,7 +278,7 @@ def test_a_program_saves_when_asked_and_goes_on_from_its_own_checkpoint(project)
     assert project.ends(trial) == ["interrupted stop_requested"]
     run_worker(project, submit(project))
     assert project.ends(trial) == ["interrupted stop_requested", "completed"]
-    steps = [row["step"] for row in project.sweep.trial(trial).history().metrics]
+    steps = [row["step"] for row in history_of(project.sweep.trial(trial)).metrics]
     assert steps == list(range(1, 41))
     resumed = next(row["step"] for row in project.rows(trial, 2) if row["kind"] == "resume")
     logged = [row["step"] for row in project.rows(trial, 1) if row["kind"] == "metrics"]

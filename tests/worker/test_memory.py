@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from dlcluster.worker import memory
+from dlcluster.worker.forkserver import Forker, ZygoteFailed
 from dlcluster.worker.memory import OomCounter, n_oom_kills
+from dlcluster.worker.shared_page import SharedPage
+from dlcluster.worker.stopping import SignalLog
 
 
 @pytest.mark.parametrize(
@@ -52,3 +55,25 @@ def test_our_own_counters_are_found():
     files = memory.counter_files()
     assert files[-1] == Path("/proc/vmstat")
     assert any(n_oom_kills(file) is not None for file in files)
+
+
+@pytest.mark.parametrize(
+    ("n_kills", "in_job", "message"),
+    [
+        (3, True, "was killed: out of memory; give it more with launch.mem"),
+        (3, False, "was killed: out of memory"),
+        (2, True, "has died"),
+    ],
+)
+def test_an_import_that_was_killed_for_want_of_memory_says_so(tmp_path, monkeypatch, n_kills, in_job, message):
+    counter = tmp_path / "memory.events"
+    counter.write_text("oom_kill 2\n")
+    monkeypatch.setattr(memory, "counter_files", lambda: [counter])
+    kill = f"open({str(counter)!r}, 'w').write('oom_kill {n_kills}\\n')\nimport os\nos.kill(os.getpid(), 9)\n"
+    (tmp_path / "hungry.py").write_text(kill)
+    rules = {"job": "hungry", "code": str(tmp_path), "command": None, "tensorboard": False, "in_job": in_job}
+    forker = Forker(SharedPage(), rules, SignalLog())
+    with pytest.raises(ZygoteFailed) as raised:
+        forker.start(lambda: True)
+    assert str(raised.value) == f"the process that imports the job {message}"
+    forker.close()

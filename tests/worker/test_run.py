@@ -12,7 +12,7 @@ import pytest
 
 from dlcluster.run_dir import TrialDir
 from dlcluster.worker.run import Fenced, Lost, Stopped, seed_everything
-from dlcluster.worker.stopping import StopFlag
+from dlcluster.worker.shared_page import SharedPage
 from tests.support import strict_json
 from tests.worker.helpers import make_run, rows_of
 
@@ -80,7 +80,7 @@ def test_stopped_is_no_exception_that_a_training_loop_could_survive():
 
 
 def test_the_first_log_after_a_request_returns_and_the_second_does_not(tmp_path):
-    stop = StopFlag()
+    stop = SharedPage()
     run = make_run(tmp_path, stop=stop)
     run.log(loss=1.0)
     stop.set()
@@ -92,7 +92,7 @@ def test_the_first_log_after_a_request_returns_and_the_second_does_not(tmp_path)
 
 
 def test_a_save_after_a_request_stores_this_very_step_and_ends(tmp_path):
-    stop = StopFlag()
+    stop = SharedPage()
     run = make_run(tmp_path, stop=stop)
     stop.set()
     run.log(loss=1.0)
@@ -102,7 +102,7 @@ def test_a_save_after_a_request_stores_this_very_step_and_ends(tmp_path):
 
 
 def test_a_return_counts_as_interrupted_only_if_the_code_has_seen_the_request(tmp_path):
-    stop = StopFlag()
+    stop = SharedPage()
     run = make_run(tmp_path, stop=stop)
     stop.set()
     assert not run.was_asked_to_stop()

@@ -7,7 +7,16 @@ import itertools
 import pytest
 
 from dlcluster.journal import AttemptFacts, State
-from dlcluster.states import FREE_REASONS, OUTSIDE_REASONS, attempts_without_progress, kind_of, may_go_on, trial_state
+from dlcluster.states import (
+    DEFAULT_RETRY,
+    FREE_REASONS,
+    OUTSIDE_REASONS,
+    attempts_without_progress,
+    kind_of,
+    may_go_on,
+    trial_state,
+    with_default_retry,
+)
 
 ENDS = [
     None,
@@ -22,6 +31,9 @@ ENDS = [
     ("interrupted", "deadline"),
     ("interrupted", "stop_requested"),
     ("interrupted", "exit(75)"),
+    ("interrupted", "preempted"),
+    ("interrupted", "stepd_lost"),
+    ("failed", "hung"),
     ("cancelled", "by_user"),
 ]
 FINAL = {State.COMPLETED, State.STOPPED, State.FAILED, State.CANCELLED}
@@ -57,6 +69,10 @@ def check(attempts, alive):
         return
     reason = last.end["reason"] if last.end else "vanished"
     word = last.end["state"] if last.end else "interrupted"
+    if (word, reason) == ("failed", "hung"):
+        n_hung = sum(a.end is not None and a.end["reason"] == "hung" for a in attempts)
+        assert (state.state.value, state.reason) == ("interrupted" if n_hung == 1 else "failed", "hung")
+        return
     goes_on = word == "interrupted" or (word == "failed" and kind_of(reason) in OUTSIDE_REASONS)
     if not goes_on:
         assert (state.state.value, state.reason) == (word, reason)
@@ -128,6 +144,46 @@ def test_a_job_gets_further_by_its_checkpoints_only():
     assert attempts_without_progress([command_facts(1, 2, committed=4), command_facts(2, 3, committed=0)]) == 1
 
 
+def state_after(*reasons, retry, committed=None):
+    ends = [("failed", reason) for reason in reasons]
+    return trial_state(attempts_of(ends, committed or [0] * len(ends)), lambda f: False, 3, retry).state
+
+
+@pytest.mark.parametrize("kind", ["exception", "oom", "cuda_oom", "crashed(11)", "exit(3)", "hung"])
+@pytest.mark.parametrize("n", [0, 1, 4])
+def test_failures_of_a_kind_are_survived_as_often_as_was_asked(kind, n):
+    retry = with_default_retry({kind_of(kind): n})
+    for k in range(1, n + 1):
+        assert state_after(*[kind] * k, retry=retry) is State.INTERRUPTED
+    assert state_after(*[kind] * (n + 1), retry=retry) is State.FAILED
+
+
+def test_only_failures_of_the_same_kind_are_counted():
+    retry = with_default_retry({"exception": 1})
+    assert state_after("hung", "exception", retry=retry) is State.INTERRUPTED
+    assert state_after("exception", "hung", retry=retry) is State.INTERRUPTED
+    assert state_after("exception", "hung", "exception", retry=retry) is State.FAILED
+    interrupted = [facts(1, ("interrupted", "exception")), facts(2, ("failed", "exception"))]
+    assert trial_state(interrupted, lambda f: False, retry=retry).state is State.INTERRUPTED
+
+
+def test_a_kind_that_is_named_has_no_other_budget():
+    assert state_after(*["killed(9)"] * 3, retry=with_default_retry(None)) is State.FAILED
+    assert state_after("killed(9)", retry={"killed": 0}) is State.FAILED
+    assert state_after(*["killed(9)"] * 5, retry={"killed": 5}) is State.INTERRUPTED
+
+
+def test_hanging_once_is_forgiven_and_nothing_else_is():
+    assert with_default_retry(None) == DEFAULT_RETRY
+    assert {kind for kind, n in DEFAULT_RETRY.items() if n} == {"hung"}
+    assert not set(DEFAULT_RETRY) & set(OUTSIDE_REASONS)
+
+
+def test_preemptions_never_use_up_the_budget():
+    attempts = [facts(i, ("interrupted", "preempted")) for i in range(1, 50)]
+    assert trial_state(attempts, lambda f: None).state is State.INTERRUPTED
+
+
 @pytest.mark.parametrize("budget", [1, 2, 5])
 def test_the_budget_can_be_set(budget):
     for n in range(1, 7):
@@ -135,6 +191,6 @@ def test_the_budget_can_be_set(budget):
         assert state.state is (State.FAILED if n >= budget else State.INTERRUPTED)
 
 
-def test_only_an_orderly_stop_is_free():
-    assert set(FREE_REASONS) == {"stop_requested"}
+def test_only_what_is_no_fault_of_the_trial_is_free():
+    assert set(FREE_REASONS) == {"stop_requested", "preempted", "requeued", "node_fail"}
     assert set(FREE_REASONS) < set(OUTSIDE_REASONS)

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from dlcluster.worker.stopping import STOP_SIGNALS, Patience, StopFlag, children_of
+from dlcluster.worker.shared_page import SharedPage
+from dlcluster.worker.stopping import STOP_SIGNALS, Patience, children_of
 from tests.support import is_running, wait_until
 
 
@@ -21,7 +22,7 @@ def run_python(code, **options):
 
 
 def test_a_flag_is_shared_with_forked_processes():
-    flag = StopFlag()
+    flag = SharedPage()
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -168,14 +169,19 @@ def test_children_are_found_without_the_kernel_s_list(monkeypatch):
         process.wait()
 
 
-def test_patience_can_only_become_shorter(monkeypatch):
+def test_patience_can_only_become_shorter():
     now = [100.0]
-    monkeypatch.setattr("dlcluster.worker.stopping.time.monotonic", lambda: now[0])
-    patience = Patience()
+    patience = Patience(lambda: now[0])
     assert not patience.is_over()
     patience.within(10)
     patience.within(30)
+    now[0] = 104.9
+    assert not patience.is_time_for_sigterm()
+    now[0] = 105.0
+    assert patience.is_time_for_sigterm()
     now[0] = 109.9
+    assert not patience.is_over()
+    patience.until(None, None)
     assert not patience.is_over()
     patience.within(0)
     assert patience.is_over()

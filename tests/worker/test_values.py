@@ -72,7 +72,7 @@ def test_tensors_with_one_element_are_taken():
         print,
         object(),
     ],
-    ids=repr,
+    ids=lambda value: "an object" if type(value) is object else repr(value),
 )
 def test_everything_else_is_refused_with_the_name_of_the_metric(value):
     with pytest.raises(TypeError, match="metric 'val_loss'"):
