@@ -63,7 +63,7 @@ ShellLine = Annotated[Text, matching(r"[^\0\r\n]*", "one line of shell, without 
 
 
 class Launch(Section):
-    """What workers get. Durations in seconds; `gpus`, `cpus` and `mem` are those of one trial on one node."""
+    """What workers get. Durations in seconds; `gpus` and `mem` of one trial on one node, `cpus` of one process."""
 
     executor: Annotated[Literal["local", "slurm", "submitit"], BeforeValidator(as_text)] = "local"
     profile: _word("the name of a site profile", r"A-Za-z0-9_.-") | None = None  # type: ignore[valid-type]
@@ -73,14 +73,15 @@ class Launch(Section):
     trials_per_job: Annotated[Literal["pull"] | int, BeforeValidator(_trials_per_job)] = "pull"
     trials_per_gpu: Count = 1
     nodes: Count = 1
+    processes_per_node: Count | None = None
     gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     gpu_type: _word("a type of GPU", r"A-Za-z0-9_.-") | None = None  # type: ignore[valid-type]
     cpus: Count = 1
-    mem: Annotated[Text, matching(r"\d{1,9}[KMGT]?", "an amount of memory such as 16G")] | None = None
+    mem: Annotated[Text, matching(r"[0-9]{1,9}[KMGT]?", "an amount of memory such as 16G")] | None = None
     partition: _word("the name of a partition") | None = None  # type: ignore[valid-type]
     account: _word("an account") | None = None  # type: ignore[valid-type]
     qos: _word("a quality of service") | None = None  # type: ignore[valid-type]
-    constraint: _word("a constraint") | None = None  # type: ignore[valid-type]
+    constraint: _word("a constraint", r"A-Za-z0-9_.,:=@+&|()*\[\]-") | None = None  # type: ignore[valid-type]
     setup: list[ShellLine] = Field(default_factory=list)
     extra_args: list[Text] = Field(default_factory=list)
     env: dict[EnvName, Annotated[str, BeforeValidator(_env_value)]] = Field(default_factory=dict)
@@ -88,7 +89,7 @@ class Launch(Section):
     grace: Duration = 30.0
     time: Duration | None = None
     margin: Annotated[Duration, Field(le=MAX_MARGIN_S)] | None = None
-    hang_timeout: Duration = 1800.0
+    hang_timeout: Duration | None = None
     max_attempts: Count = 3
     retry: Annotated[dict[str, Annotated[int, Field(ge=0, le=1000)]], AfterValidator(_retry)] = Field(
         default_factory=dict
@@ -99,7 +100,7 @@ class Launch(Section):
     def _typed_gpus(cls, data: Any) -> Any:
         """`gpus: a100:2` as sbatch has it: a type and a number."""
         asked = data.get("gpus") if isinstance(data, dict) else None
-        match = re.fullmatch(r"([A-Za-z][\w.-]*):(\d{1,6})", asked) if isinstance(asked, str) else None
+        match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_.-]*):([0-9]{1,6})", asked) if isinstance(asked, str) else None
         return {**data, "gpu_type": match[1], "gpus": int(match[2])} if match else data
 
     @model_validator(mode="after")
@@ -108,6 +109,18 @@ class Launch(Section):
             raise complaint(
                 f"expected a margin shorter than the time, got margin {self.margin:g} s and time {self.time:g} s",
                 "a worker asks its trial to stop at time - margin; without margin: it is 2 min, or half the time",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_process_a_gpu(self) -> Launch:
+        """A trial is one process for each GPU that it asks for, wherever it runs."""
+        if self.processes_per_node is None:
+            object.__setattr__(self, "processes_per_node", max(1, self.gpus or 0))
+        if self.nodes > 1 and self.trials_per_gpu > 1:
+            raise complaint(
+                f"expected trials_per_gpu 1 with several nodes, got {self.trials_per_gpu}",
+                "small trials share a job on one node: leave nodes out",
             )
         return self
 

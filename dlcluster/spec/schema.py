@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from dlcluster.spec.document import E_KEY, E_SAMPLER, E_VALUE, E_WHERE, Document
 from dlcluster.spec.loader import load_document
 from dlcluster.spec.models import Launch, Objective, Sampler, Sections
 from dlcluster.spec.overrides import apply_overrides
+from dlcluster.spec.profile import apply_profile
 from dlcluster.spec.reporting import EXAMPLES, note_errors
 from dlcluster.spec.space import Space
 from dlcluster.spec.space_reader import read_space
@@ -74,8 +75,7 @@ class Spec:
     @property
     def project_root(self) -> Path:
         """The nearest folder above the spec with one of `ROOT_MARKS`, else the spec's folder."""
-        folder = self.path.parent
-        return next((f for f in (folder, *folder.parents) if any((f / m).exists() for m in ROOT_MARKS)), folder)
+        return project_root_of(self.path)
 
     @property
     def job_name(self) -> str:
@@ -120,11 +120,25 @@ class Spec:
         return self.document.problem(path, code, message, hint, of_key)
 
 
-def load_spec(path: Path, overrides: Sequence[str] = (), *, allow_large: bool = False) -> Spec:
+def project_root_of(spec_file: Path) -> Path:
+    folder = spec_file.parent
+    return next((f for f in (folder, *folder.parents) if any((f / m).exists() for m in ROOT_MARKS)), folder)
+
+
+def load_spec(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    allow_large: bool = False,
+    find_profile: Callable[[str, Path], Path] | None = None,
+    profile: str | None = None,
+) -> Spec:
     """Read, check and resolve a spec; SpecError with everything that is wrong with it."""
     document = load_document(path)
     _require_mapping(document)
     apply_overrides(document, overrides)
+    if find_profile is not None:
+        apply_profile(document, profile, lambda name: find_profile(name, project_root_of(path.resolve())))
     sections, wrong = _read_sections(document)
     check = _Check(document, sections, wrong)
     space = check.space()
