@@ -99,7 +99,9 @@ def pool_seconds(n):
 
 def dlcluster_seconds(n, folder, *, reuse):
     """Wall time from the first start record to the last end record, and the start-up before it."""
-    from dlcluster.pipeline import SweepOptions, View, run_sweep
+    from dlcluster.launch.view import View
+    from dlcluster.pipeline import run_sweep
+    from dlcluster.sweep_call import SweepOptions
 
     name = f"overhead-{'reuse' if reuse else 'fresh'}-{time.monotonic_ns()}"
     project = Path(folder)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dlcluster.run_dir import TrialDir
 from dlcluster.trial import Trial
 from dlcluster.worker.run import Run
-from dlcluster.worker.stopping import StopFlag
+from dlcluster.worker.shared_page import SharedPage
 
 N_CALLS = 5000
 ROW = {"train_loss": 0.123456789, "val_loss": 0.23456789, "val_accuracy": 0.9876543, "lr": 1e-3, "epoch": 7}
@@ -41,7 +41,7 @@ def run_log(folder):
     attempt = trial_dir.attempt(1)
     attempt.path.mkdir(parents=True)
     rules = {"objective": "val_accuracy", "on_nonfinite": "fail"}
-    run = Run(Trial.of("job", {}, 0, 0), attempt, trial_dir, StopFlag(), rules)
+    run = Run(Trial.of("job", {}, 0, 0), attempt, trial_dir, SharedPage(), rules)
     return median_microseconds(lambda step: run.log(**ROW))
 
 

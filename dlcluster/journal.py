@@ -2,12 +2,13 @@
 
 Records of a journal, one a line, each with `kind` and `time` (seconds since 1970):
     start       trial, config, seed, params, attempt, worker, host, boot, pid_namespace, pid, pid_start, submission,
-                snapshot (null: live code), command (true, for a program)
+                snapshot (null: live code), command (true, for a program), job (id, index, restarts: under Slurm)
     resume      step: the step of the checkpoint that this attempt went on from (0: from the beginning), file
     metrics     step, metrics {name: number or null}, nonfinite {name: "nan" | "inf" | "-inf"} where there are any
     checkpoint  step, file, bytes, sha256
     note        message
-    end         state, reason, message, seconds, peak_rss_mb, exit
+    end         state, reason, message, seconds, peak_rss_mb, exit; in a job there may be a second one, written when it
+                is known why the worker was ended: the newest counts
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from dlcluster.files import Damage
 
 
 class State(str, Enum):
-    """How a trial stands. Only the first three can change without somebody asking for it."""
+    """How a trial stands. Only the first four can change without somebody asking for it."""
 
     WAITING = "waiting"
+    PENDING = "pending"  # a job that the scheduler knows will run it, or go on with it
     RUNNING = "running"
     INTERRUPTED = "interrupted"  # goes on from its last checkpoint with the next `sweep` or `resume`
     HELD = "held"  # not started, because other trials failed in the same way
@@ -36,8 +38,11 @@ class State(str, Enum):
 
 @dataclass(frozen=True)
 class TrialState:
+    """`in_queue`: a job for it lies in the scheduler's queue, even if that job will not start by itself."""
+
     state: State
     reason: str = ""
+    in_queue: bool = False
 
     def __str__(self) -> str:
         return f"{self.state.value} ({self.reason})" if self.reason else self.state.value

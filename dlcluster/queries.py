@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcluster.errors import UsageError
-from dlcluster.files import write_text
-from dlcluster.launch.follow import alive_workers
 from dlcluster.launch.status import StateRule, TrialStatus
 from dlcluster.launch.status_index import read_statuses_quickly
 from dlcluster.run_dir import Plan, SweepDir
 
 if TYPE_CHECKING:
+    from dlcluster.launch.cancel import Cancelled
+    from dlcluster.launch.doctor import Examination
     from dlcluster.results.tables import Table
 
 
@@ -33,28 +32,18 @@ def read_status(sweep: SweepDir) -> tuple[Plan, list[TrialStatus]]:
     return plan, read_statuses_quickly(sweep, plan)
 
 
-def cancel_trials(sweep: SweepDir, only: str | None) -> list[str]:
-    """Tell the workers that run to end their trials as cancelled (or the one trial). Returns the workers told."""
-    plan = sweep.read_plan()
-    wanted = plan.by_id(only).id if only is not None else None
-    told = []
-    for beat in alive_workers(sweep):
-        current = beat.get("current")
-        if wanted is None or (current and current[0] == wanted):
-            write_text(sweep.worker(beat["worker"]).marker("cancel"), wanted or "", durable=False)
-            told.append(beat["worker"])
-    return told
+def cancel_trials(sweep: SweepDir, only: str | None, timeout_s: float) -> tuple[Cancelled, bool]:
+    """End what runs and call off what waits; what has not ended by then is ended by the scheduler.
 
+    Returns what was told, and whether all of it has ended within the time.
+    """
+    from dlcluster.launch.cancel import cancel, end_by_force, wait_until_ended
 
-def wait_until_ended(sweep: SweepDir, workers: Collection[str], only: str | None, timeout_s: float) -> bool:
-    """Whether the workers (or the one trial) have come to an end within the time."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        busy = [b for b in alive_workers(sweep) if b["worker"] in workers]
-        if not [b for b in busy if only is None or (b.get("current") or [None])[0] == only]:
-            return True
-        time.sleep(0.1)
-    return False
+    told = cancel(sweep, only)
+    ended = wait_until_ended(sweep, told.workers, only, timeout_s)
+    if not ended and only is None:
+        end_by_force(sweep)
+    return told, ended
 
 
 def aggregate_sweep(sweep: SweepDir) -> tuple[Plan, Any]:
@@ -62,7 +51,7 @@ def aggregate_sweep(sweep: SweepDir) -> tuple[Plan, Any]:
     from dlcluster.results.aggregate import aggregate
 
     plan = sweep.read_plan()
-    return plan, aggregate(sweep, StateRule(sweep, plan))
+    return plan, aggregate(sweep, StateRule(sweep, plan), plan)
 
 
 def make_table(sweep: SweepDir) -> tuple[Table, Any]:
@@ -70,7 +59,7 @@ def make_table(sweep: SweepDir) -> tuple[Table, Any]:
     from dlcluster.results.tables import comparison_table
 
     _plan, results = aggregate_sweep(sweep)
-    return comparison_table(results, sweep), results
+    return comparison_table(results), results
 
 
 def write_event_files(sweep: SweepDir, out: Path | None) -> Any:
@@ -90,3 +79,36 @@ def newest_log(sweep: SweepDir, trial_id: str, attempt: int | None) -> Path:
         what = f"attempt {attempt}" if attempt else "any attempt"
         raise UsageError(f"trial {trial_id} has not had {what} yet", f"it has had {len(attempts)}")
     return chosen[-1].log
+
+
+def examine_site(
+    spec_file: Path | None,
+    overrides: Sequence[str],
+    runs_dir: Path,
+    *,
+    probe: bool,
+    profile: str | None,
+    say: Callable[[str], None],
+) -> tuple[Examination, Path | None]:
+    """What `doctor` finds, and the profile that it has written if it was asked to."""
+    from dlcluster.launch.doctor import examine
+    from dlcluster.launch.doctor_checks import Wanted, choose_partition
+    from dlcluster.launch.doctor_machine import torch_version
+    from dlcluster.launch.profiles import chosen_profile, find_profile, write_profile
+
+    root, launch, is_python = Path.cwd(), {}, True
+    if spec_file is not None:
+        from dlcluster.spec.schema import load_spec
+
+        spec = load_spec(spec_file, overrides, find_profile=find_profile, profile=chosen_profile(None))
+        root, launch, is_python = spec.project_root, spec.launch.model_dump(), spec.command is None
+    wanted = Wanted.of(launch)
+    found = examine(runs_dir, wanted, with_torch=is_python)
+    if probe and found.partitions:
+        from dlcluster.launch.probe import Probe
+
+        partition = choose_partition(found.partitions, wanted)
+        with_torch = is_python and torch_version() is not None
+        found.findings += Probe(launch, partition, say, with_torch=with_torch).run(runs_dir)
+    written = write_profile(profile, root, found, wanted) if profile else None
+    return found, written

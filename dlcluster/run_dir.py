@@ -5,9 +5,13 @@
     provenance.json                   commit, diff, packages, host, command line of the first call
     code/<hash>/                      the snapshot that workers run from                      `sweep`
     submissions/<id>/intent.json      which trials were asked for, with which options         `sweep`, `resume`
+                    /job-000.sh, job-000.json   a script for sbatch, and the job it became    `sweep`, `resume`
+                    /logs/                      what Slurm and its jobs print                 Slurm
+                    /cancelled                  what nobody has begun yet is not to be run    `cancel`
                     /provenance.json  commit, diff, ... of this call                          `sweep`, `resume`
                     /workers.log      what its workers complained about                       workers
-    trials/<shard>/<trial>/attempts/0001/journal.jsonl, log.txt     the child, then its supervisor
+    trials/<shard>/<trial>/attempts/0001/journal.jsonl, log.txt     the child (or rank 0), then its supervisor
+                          /attempts/0001/log.node1.txt  what ranks print on other nodes: the agent of that node
                           /attempts/0001/params.json   while a command runs that asks for {config_file}
                           /checkpoints/step-00000300.json   a manifest, which names its data file: the child
                           /predictions/validation-00000300.npz      the child
@@ -31,13 +35,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcluster.errors import DamagedError, UsageError
+from dlcluster.errors import UsageError
 from dlcluster.file_reading import appears, find_last_line, read_ends
 from dlcluster.files import Damage, parse_json_line, read_json, read_json_lines
-from dlcluster.journal import AttemptFacts, History, facts_from_rows, merge_attempts
-from dlcluster.trial import ID_PATTERN, Trial
+from dlcluster.journal import AttemptFacts, facts_from_rows
+from dlcluster.plan_file import FORMAT, Plan, read_plan_file
+from dlcluster.trial import Trial
 
-FORMAT = 1
 TAIL_BYTES = 16_384
 ATTEMPT_PATTERN = re.compile(r"\d{4,}")
 MARKERS = ("stop", "cancel", "hold")
@@ -61,6 +65,10 @@ class AttemptDir:
     @property
     def log(self) -> Path:
         return self.path / "log.txt"
+
+    def log_of_node(self, node: int) -> Path:
+        """What the ranks of a trial on several nodes print, by node: the first one's are in the log."""
+        return self.log if node == 0 else self.path / f"log.node{node}.txt"
 
     def read(self) -> tuple[list[dict[str, Any]], Damage]:
         """All records of the attempt; none if it has been claimed and nothing more."""
@@ -132,16 +140,6 @@ class TrialDir:
     def predictions_file(self, split: str, step: int) -> Path:
         return self.predictions / f"{split}-{step:08d}.npz"
 
-    def history(self) -> History:
-        """The metrics of the trial as if it had never been interrupted."""
-        rows_by_attempt, damages = {}, []
-        for attempt in self.attempts():
-            rows, damage = attempt.read()
-            rows_by_attempt[attempt.number] = rows
-            if damage.n_bad_lines:
-                damages.append(damage)
-        return merge_attempts(rows_by_attempt, damages)
-
 
 @dataclass(frozen=True)
 class WorkerDir:
@@ -185,29 +183,36 @@ class SubmissionDir:
     def provenance_file(self) -> Path:
         return self.path / "provenance.json"
 
+    @property
+    def logs_dir(self) -> Path:
+        """Where Slurm writes what jobs print: it must be there before a job starts."""
+        return self.path / "logs"
+
+    @property
+    def cancelled(self) -> Path:
+        return self.path / "cancelled"
+
+    def read_called_off(self) -> frozenset[str] | None:
+        """The trials that are not to be begun any more; None for all of them."""
+        try:
+            return frozenset(self.cancelled.read_text().split()) or None
+        except FileNotFoundError:
+            return frozenset()
+
+    def script(self, batch: int) -> Path:
+        return self.path / f"job-{batch:03d}.sh"
+
+    def job_file(self, batch: int) -> Path:
+        """`job_id` (null: it was refused), `cluster`, `time`, `problem`."""
+        return self.path / f"job-{batch:03d}.json"
+
+    def read_job(self, batch: int) -> dict[str, Any] | None:
+        return read_json(self.job_file(batch))
+
     def read_intent(self) -> dict[str, Any] | None:
         """None if it was never finished. A worker that starts at once may have to wait until its node can see it."""
         intent = read_json(self.intent)
         return read_json(self.intent) if intent is None and appears(self.intent) else intent
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`header` has `format`, `name`, `fingerprint`, `spec` (resolved, as JSON), `project_root`, `version`."""
-
-    header: Mapping[str, Any]
-    trials: tuple[Trial, ...]
-
-    @property
-    def spec(self) -> Mapping[str, Any]:
-        return self.header["spec"]
-
-    def by_id(self, trial_id: str) -> Trial:
-        """The trial with this id. Never used as a path before it has been found here. Raises UsageError."""
-        found = [t for t in self.trials if t.id == trial_id] if ID_PATTERN.fullmatch(trial_id) else []
-        if not found:
-            raise UsageError(f"no such trial id: {trial_id!r}", "`dlcluster status RUN` lists the trials")
-        return found[0]
 
 
 @dataclass(frozen=True)
@@ -281,32 +286,7 @@ class SweepDir:
         """The header and all trials. Raises UsageError if there is no sweep here, DamagedError if it is unreadable."""
         if not self.has_plan():
             raise UsageError(f"{self.path}: no sweep here (no plan.jsonl)", "see `--runs-dir`")
-        rows, damage, _ = read_json_lines(self.plan_file)
-        if not rows or rows[0].get("kind") != "sweep":
-            raise self._damaged("its first line is not readable")
-        header, n_planned = rows[0], rows[0].get("n_trials", len(rows) - 1)
-        self._refuse_newer(header)
-        if damage.n_bad_lines or n_planned != len(rows) - 1:
-            raise self._damaged(f"{len(rows) - 1} of {n_planned} trials are readable")
-        try:
-            return Plan(header, tuple(Trial.from_json(row) for row in rows[1:]))
-        except KeyError as key:
-            raise self._damaged(f"a trial without {key}") from None
-
-    def _damaged(self, problem: str) -> DamagedError:
-        return DamagedError(
-            f"{self.plan_file}: damaged: {problem}",
-            "move it away and run `dlcluster sweep` with its spec again: finished trials are found, none runs twice",
-        )
-
-    def _refuse_newer(self, header: Mapping[str, Any]) -> None:
-        if not isinstance(header.get("format"), int):
-            raise self._damaged("no format in its first line")
-        if header["format"] > FORMAT:
-            raise UsageError(
-                f"{self.path}: written by a newer dlcluster (format {header['format']}, this one reads {FORMAT}; "
-                f"name {header.get('name')!r}, {header.get('n_trials', 'unknown')} trials)"
-            )
+        return read_plan_file(self.plan_file)
 
 
 def plan_rows(header: Mapping[str, Any], trials: Iterable[Trial]) -> list[dict[str, Any]]:

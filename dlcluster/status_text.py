@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dlcluster.journal import State
 from dlcluster.launch.status import TrialStatus, count_states, read_statuses
+from dlcluster.launch.usage import usage_of
 from dlcluster.run_dir import Plan, SweepDir
 from dlcluster.screen import duration, first_line, metrics_text
 
-NEEDS_ATTENTION = frozenset({State.RUNNING, State.INTERRUPTED, State.FAILED, State.CANCELLED, State.STOPPED})
-MAX_TRIALS_SHOWN = 40
+NEEDS_ATTENTION = frozenset(
+    {State.RUNNING, State.HELD, State.INTERRUPTED, State.FAILED, State.CANCELLED, State.STOPPED}
+)
+MAX_TRIALS_SHOWN, MAX_REASONS_SHOWN = 40, 3
 LOOK_S = 0.3
 
 
 def status_text(sweep: SweepDir, plan: Plan, statuses: Sequence[TrialStatus], show_all: bool) -> str:
     counts = ", ".join(f"{n} {state}" for state, n in count_states(statuses).items())
     lines = [f"{plan.header['name']}: {len(statuses)} trials: {counts}", f"  {sweep.path}"]
+    usage = usage_of(((s.seconds, s.wasted) for s in statuses), plan.spec["launch"]).text()
+    if usage:
+        lines.append(f"  {usage}")
+    lines += [f"  pending: {n} {reason}" for reason, n in pending_reasons(statuses)]
     held = next((s.state.reason for s in statuses if s.state.state is State.HELD), "")
     if held:
         lines.append(f"  held: {held}")
@@ -28,6 +37,16 @@ def status_text(sweep: SweepDir, plan: Plan, statuses: Sequence[TrialStatus], sh
     if not show_all and len(chosen) > MAX_TRIALS_SHOWN:
         lines.append(f"  ... and {len(chosen) - MAX_TRIALS_SHOWN} more (--all)")
     return "\n".join(lines)
+
+
+def pending_reasons(statuses: Sequence[TrialStatus]) -> list[tuple[str, int]]:
+    """Why trials do not run yet, the most frequent reason first; also that the scheduler does not answer."""
+    reasons = Counter(
+        s.state.reason
+        for s in statuses
+        if s.state.state is State.PENDING or s.state.reason.startswith("scheduler unreachable")
+    )
+    return [(reason, n) for reason, n in reasons.most_common(MAX_REASONS_SHOWN) if reason]
 
 
 def trial_line(status: TrialStatus) -> str:
@@ -46,6 +65,7 @@ def status_json(plan: Plan, statuses: Sequence[TrialStatus]) -> dict[str, Any]:
     return {
         "name": plan.header["name"],
         "counts": count_states(statuses),
+        "usage": asdict(usage_of(((s.seconds, s.wasted) for s in statuses), plan.spec["launch"])),
         "trials": [
             {
                 **status.trial.to_json(),

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlcluster.run_dir import Plan, SweepDir
+from dlcluster.journal import History, merge_attempts
+from dlcluster.run_dir import Plan, SweepDir, TrialDir
 from dlcluster.trial import Trial
 
 HERE = Path(__file__).parent
@@ -105,7 +106,7 @@ class Project:
 
     def history(self, trial: Trial) -> list[tuple[int, float]]:
         """Step and loss of the rows that count."""
-        return [(row["step"], row["metrics"]["loss"]) for row in self.sweep.trial(trial).history().metrics]
+        return [(row["step"], row["metrics"]["loss"]) for row in history_of(self.sweep.trial(trial)).metrics]
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,13 @@ class Finished:
     code: int
     out: str
     err: str
+
+
+def history_of(folder: TrialDir) -> History:
+    """The metrics of a trial as if it had never been interrupted."""
+    attempts = {attempt.number: attempt.read() for attempt in folder.attempts()}
+    rows = {number: rows for number, (rows, _damage) in attempts.items()}
+    return merge_attempts(rows, [damage for _rows, damage in attempts.values() if damage.n_bad_lines])
 
 
 def default_spec() -> dict[str, Any]:

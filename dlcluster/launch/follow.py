@@ -14,7 +14,7 @@ from dlcluster.owners import Owners
 from dlcluster.run_dir import Plan, SweepDir
 from dlcluster.trial import Trial
 
-UNFINISHED = frozenset({State.WAITING, State.RUNNING, State.INTERRUPTED, State.HELD})
+UNFINISHED = frozenset({State.WAITING, State.PENDING, State.RUNNING, State.INTERRUPTED, State.HELD})
 MAX_WAITING_IN_A_ROW = 64
 
 

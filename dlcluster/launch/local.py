@@ -47,11 +47,12 @@ class Slots:
 
 
 def make_slots(launch: Mapping[str, Any], gpus: list[str], n_cores: int, n_trials: int) -> Slots:
-    """One worker a GPU (several with `trials_per_gpu`), else one for each `cpus` cores; `parallel` overrides."""
+    """One worker a GPU (several with `trials_per_gpu`), else as many as the cores allow; `parallel` overrides."""
     asked = launch.get("gpus")
     per_trial = asked if asked is not None else (1 if gpus else 0)
     if per_trial == 0:
-        n_workers = launch.get("parallel") or max(1, n_cores // launch["cpus"])
+        n_cores_of_trial = launch["cpus"] * (launch.get("processes_per_node") or 1)
+        n_workers = launch.get("parallel") or max(1, n_cores // n_cores_of_trial)
         return Slots((None if not gpus else "",) * min(n_workers, n_trials))
     groups = [",".join(gpus[i : i + per_trial]) for i in range(0, len(gpus) - per_trial + 1, per_trial)]
     if not groups:

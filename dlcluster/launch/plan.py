@@ -21,6 +21,8 @@ class Action(Enum):
 
 def decide(state: TrialState, again: Collection[State] = ()) -> Action:
     """`again` are the final states that somebody has asked to run again."""
+    if state.in_queue:
+        return Action.KEEP
     match state.state:
         case State.WAITING | State.HELD:
             return Action.START

@@ -18,7 +18,7 @@ from dlcluster.launch.status import StateRule, TrialStatus, read_status
 from dlcluster.run_dir import Plan, SweepDir
 from dlcluster.trial import Trial
 
-INDEX_FORMAT = 1
+INDEX_FORMAT = 2
 # Written again when so many trials have completed since the last time, so that `watch` does not write every second.
 REWRITE_FROM_TRIALS = 100
 COMPLETED = TrialState(State.COMPLETED)
@@ -45,9 +45,9 @@ def read_statuses_quickly(sweep: SweepDir, plan: Plan) -> list[TrialStatus]:
 def _status_from_entry(trial: Trial, entry: Any, folder: int | None) -> TrialStatus | None:
     """The status of a completed trial, if what is known is about the folder that is there now."""
     match entry:
-        case [int(inode), int(n_attempts), int(step), dict() | None as metrics, int() | float() as seconds]:
+        case [int(inode), int(n), int(step), dict() | None as metrics, int() | float() as s, int() | float() as w]:
             is_the_same = inode == folder
-            return TrialStatus(trial, COMPLETED, n_attempts, step, metrics, float(seconds)) if is_the_same else None
+            return TrialStatus(trial, COMPLETED, n, step, metrics, float(s), "", float(w)) if is_the_same else None
         case _:
             return None
 
@@ -67,7 +67,14 @@ def _save(sweep: SweepDir, plan: Plan, completed: Mapping[str, TrialStatus], fol
     unlisted = {trial.shard for trial in plan.trials if trial.id in completed and trial.id not in folders}
     folders = {**folders, **_folders_of_shards(sweep, unlisted)}
     trials = {
-        trial_id: [folders[trial_id], status.n_attempts, status.step, status.last_metrics, status.seconds]
+        trial_id: [
+            folders[trial_id],
+            status.n_attempts,
+            status.step,
+            status.last_metrics,
+            status.seconds,
+            status.wasted,
+        ]
         for trial_id, status in completed.items()
         if trial_id in folders
     }

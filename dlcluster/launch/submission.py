@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import os
 import secrets
 import sys
 import time
@@ -12,6 +13,8 @@ from typing import Any
 
 from dlcluster.errors import SubmissionError
 from dlcluster.files import make_dir, sync_dir, write_json
+from dlcluster.launch.job_plan import JobPlan
+from dlcluster.liveness import identity
 from dlcluster.run_dir import Plan, SweepDir
 
 # Enough for a checkpoint of two minutes; a trial that shall save within a time limit needs this much of it.
@@ -40,6 +43,14 @@ def make_rules(plan: Plan, code: Path) -> dict[str, Any]:
         "max_attempts": launch["max_attempts"],
         "time": launch.get("time"),
         "margin": default_margin(launch.get("time")) if margin is None else margin,
+        "retry": launch.get("retry", {}),
+        "hang_timeout": launch.get("hang_timeout"),
+        "canary": launch.get("canary", False),
+        "executor": launch.get("executor", "local"),
+        "trials_at_once": launch.get("trials_per_gpu", 1),
+        "nodes": launch.get("nodes", 1),
+        "processes_per_node": launch.get("processes_per_node") or 1,
+        "gpus": launch.get("gpus"),
     }
 
 
@@ -55,8 +66,14 @@ def write_intent(
     snapshot: str | None,
     *,
     checked: bool = False,
+    jobs: JobPlan | None = None,
+    executor: str = "local",
+    by_hand: bool = False,
 ) -> str:
-    """Record, durably, what is about to be started. Returns the id of the submission: ids sort by time."""
+    """Record, durably, what is about to be started. Returns the id of the submission: ids sort by time.
+
+    `jobs` for an executor that hands it to a scheduler; `by_hand`: the user will submit the scripts.
+    """
     submission_id = next_submission_id(sweep)
     folder = sweep.submission(submission_id)
     make_shards(sweep, wanted)
@@ -71,11 +88,22 @@ def write_intent(
             "checked": checked,
             "trials": [list(entry) for entry in wanted],
             "rules": dict(rules),
+            "executor": executor,
+            **({} if jobs is None else {"name": sweep.name, **_what_jobs_are(jobs, by_hand)}),
         },
     )
     for parent in (sweep.trials_dir, sweep.submissions_dir, sweep.path, sweep.path.parent):
         sync_dir(parent)  # the names of the folders just made; workers see to what is below
     return submission_id
+
+
+def _what_jobs_are(jobs: JobPlan, by_hand: bool) -> dict[str, Any]:
+    return {
+        "trials_per_job": jobs.trials_per_job,
+        "batches": [[batch.first, batch.size] for batch in jobs.batches],
+        "submitter": identity(os.getpid()),
+        "by_hand": by_hand,
+    }
 
 
 def next_submission_id(sweep: SweepDir) -> str:

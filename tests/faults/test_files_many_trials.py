@@ -15,8 +15,10 @@ from dlcluster.files import json_line, make_dir, write_json_lines
 from dlcluster.journal import State
 from dlcluster.launch.status import StateRule, read_statuses
 from dlcluster.launch.status_index import read_statuses_quickly
-from dlcluster.pipeline import SweepOptions, View, run_sweep
+from dlcluster.launch.view import View
+from dlcluster.pipeline import run_sweep
 from dlcluster.run_dir import SweepDir, plan_rows
+from dlcluster.sweep_call import SweepOptions
 from tests.support import make_project
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="counting system calls needs strace")

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from dlcluster.file_reading import appears
-from dlcluster.pipeline import SweepOptions, View, run_sweep
+from dlcluster.launch.view import View
+from dlcluster.pipeline import run_sweep
 from dlcluster.run_dir import SweepDir
+from dlcluster.sweep_call import SweepOptions
 from tests.faults.disks import needs_bindfs, stale_view
 from tests.faults.workers import finish, start_worker, submit_only
 from tests.support import REPOSITORY, check_oracle, make_project, wait_until

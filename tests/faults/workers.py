@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from dlcluster.launch import local
-from dlcluster.pipeline import SweepOptions, View, run_sweep
+from dlcluster.launch.view import View
+from dlcluster.pipeline import run_sweep
+from dlcluster.sweep_call import SweepOptions
 from tests.support import Finished, Project
 
 

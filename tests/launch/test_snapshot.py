@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -509,8 +510,9 @@ def test_an_ordinary_user_can_take_one_and_is_told_what_cannot_be_read(root, tmp
     if os.getuid() == 0:  # whom no mode stops
         for path in [root, *root.rglob("*")]:
             os.chown(path, 65534, 65534)
-        for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            parent.chmod(0o755)
+        for parent in (tmp_path, *tmp_path.parents):
+            if parent != Path(tempfile.gettempdir()) and Path(tempfile.gettempdir()) in parent.parents:
+                parent.chmod(0o755)
     checkout = Path(__file__).parents[2]
     program = [sys.executable, "-c", ORDINARY_USER, str(root)]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 
 import pytest
 
 from tests.slurm.cluster import DevCluster, install, why_not_here
+from tests.slurm.stories import begin_all
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +35,9 @@ def make_cluster(slurm_programs: None) -> Iterator[Callable[..., DevCluster]]:
 def cluster(make_cluster: Callable[..., DevCluster]) -> DevCluster:
     """The default variant: accounting, cgroups, preemption."""
     return make_cluster()
+
+
+@pytest.fixture(scope="module")
+def told(request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
+    """All `@story` tests of a file, which run beside each other."""
+    yield from begin_all(request)

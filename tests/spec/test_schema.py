@@ -10,9 +10,9 @@ from dlcluster.trial import content_id
 
 LAUNCH_DEFAULTS = {
     "executor": "local", "profile": None, "parallel": None, "canary": False, "reuse_process": False,
-    "trials_per_job": "pull", "trials_per_gpu": 1, "nodes": 1, "gpus": None, "gpu_type": None, "cpus": 1, "mem": None,
+    "trials_per_job": "pull", "trials_per_gpu": 1, "nodes": 1, "processes_per_node": 1, "gpus": None, "gpu_type": None, "cpus": 1, "mem": None,
     "partition": None, "account": None, "qos": None, "constraint": None, "setup": [], "extra_args": [],
-    "env": {}, "pass_env": [], "grace": 30.0, "time": None, "margin": None, "hang_timeout": 1800.0,
+    "env": {}, "pass_env": [], "grace": 30.0, "time": None, "margin": None, "hang_timeout": None,
     "max_attempts": 3, "retry": {},
 }  # fmt: skip
 
