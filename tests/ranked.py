@@ -11,7 +11,8 @@ import time
 class Group:
     """What torch.distributed does with gloo, for one number: rank 0 collects, and tells everybody."""
 
-    def __init__(self):
+    def __init__(self, closed):
+        self.closed = closed  # what to say of a connection that is
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         if self.rank == 0:
@@ -41,6 +42,10 @@ class Group:
             self._say(file, total)
         return total
 
+    def close(self):
+        for connection in (*self.files, *self.others):
+            connection.close()
+
     def _say(self, file, value):
         file.write(f"{value}\n")
         file.flush()
@@ -48,12 +53,12 @@ class Group:
     def _hear(self, file):
         line = file.readline()
         if not line:
-            raise RuntimeError("Connection closed by peer")
+            raise RuntimeError(self.closed)
         return float(line)
 
 
 def go_wrong(kind):
-    if kind == "raise":
+    if kind in ("raise", "late"):
         raise ValueError("went wrong")
     if kind == "exit3":
         sys.exit(3)
@@ -67,14 +72,29 @@ def go_wrong(kind):
         time.sleep(600)
 
 
-def train(run, *, start=1.0, steps=6, every=2, pause=0.0, fault="", who=1, at=2, agrees=True):
-    group = Group()
+def train(
+    run,
+    *,
+    start=1.0,
+    steps=6,
+    every=2,
+    pause=0.0,
+    fault="",
+    who=1,
+    at=2,
+    agrees=True,
+    closed="Connection closed by peer",
+):
+    group = Group(closed)
     state = run.resume()
     step = state["step"] if state else 0
     print("rank", run.rank, "of", run.world_size, "local", run.local_rank, "starting at", step, flush=True)
     while step < steps:
         step += 1
         if fault and step == at and who in (run.rank, -1):
+            if fault == "late":  # `finally: dist.destroy_process_group()`
+                group.close()
+                time.sleep(0.3)
             go_wrong(fault)
         time.sleep(pause)
         total = group.reduce(start / run.world_size, sum)

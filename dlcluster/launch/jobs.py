@@ -53,8 +53,9 @@ def make_order(sweep: SweepDir, launch: Mapping[str, Any], n_trials: int, margin
 
 def check_order(order: Order) -> Order:
     """What the scheduler would accept of it; nothing is written. Raises SubmissionError, PreconditionError."""
+    accepted = replace(order, jobs=order.executor(NO_SUBMISSION).check())
     check_reach(order.sweep.path, order.launch.get("partition"))
-    return replace(order, jobs=order.executor(NO_SUBMISSION).check())
+    return accepted
 
 
 def check_reach(path: Path, partition: str | None) -> None:

@@ -122,6 +122,10 @@ class Launch(Section):
                 f"expected trials_per_gpu 1 with several nodes, got {self.trials_per_gpu}",
                 "small trials share a job on one node: leave nodes out",
             )
+        if self.reuse_process and self.nodes * self.processes_per_node > 1:
+            raise complaint(
+                "expected reuse_process false for trials of several processes", "it is for many very short trials"
+            )
         return self
 
     @model_validator(mode="after")

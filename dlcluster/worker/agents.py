@@ -25,6 +25,7 @@ from dlcluster.worker.step import AGENT, Step, srun_command
 from dlcluster.worker.stopping import SignalLog
 
 SECONDS_TO_FOLLOW = 5.0  # of the other ranks, when one has stopped as it was asked to
+SECONDS_TO_EXPLAIN = 1.0  # of a rank that has closed its connections before it has said why it fails
 SECONDS_TO_GO = 3.0  # of agents whose input has been closed
 SECONDS_TO_KILL = 10.0  # of agents that were told to kill their ranks: after that they are taken for lost
 
@@ -52,7 +53,7 @@ class Agents:
         self._heard = Assembler()
         self._ready: dict[int, str] = {}  # by node: what went wrong, or nothing
         self._reports: RankReports | None = None
-        self._has_told_to_stop = False
+        self._has_told_to_stop = self._has_released = False
         self._end_at = self._give_up_at = float("inf")
         self._keep_waiting: Callable[[], bool] = lambda: True
 
@@ -78,6 +79,8 @@ class Agents:
         return "; what srun says about it is in the job's log" if self.n_nodes > 1 else ""
 
     def _start_step(self) -> Step:
+        if self.n_nodes > 1 and not self.rules["in_job"]:
+            raise ZygoteFailed("a trial on several nodes needs a job of Slurm")  # srun would wait for a new one
         try:
             if self.n_nodes == 1:
                 step = Step([*AGENT, str(os.getpid())], detached=False)
@@ -125,7 +128,7 @@ class Agents:
     def send(self, claim: Claim) -> None:
         """Have the trial run on all nodes."""
         self._reports = None
-        self._has_told_to_stop = False
+        self._has_told_to_stop = self._has_released = False
         self._end_at = self._give_up_at = float("inf")
         if self._step is None and not self.start(self._keep_waiting):
             self.close()  # asked to stop while the job was imported anew: `poll` says that the trial was killed
@@ -155,12 +158,14 @@ class Agents:
         """A rank has ended otherwise than by completing: the others cannot go on without it."""
         if not reports.first_state or self._give_up_at != float("inf"):
             return
-        if reports.first_state == State.INTERRUPTED.value:
-            if self._end_at == float("inf"):
-                self._tell(do="release")
-                self._end_at = time.monotonic() + SECONDS_TO_FOLLOW
-        else:
+        if not reports.is_explained:
+            self._end_at = min(self._end_at, time.monotonic() + SECONDS_TO_EXPLAIN)
+        elif reports.first_state != State.INTERRUPTED.value:
             self._end_ranks()
+        elif not self._has_released:
+            self._has_released = True
+            self._tell(do="release")
+            self._end_at = time.monotonic() + SECONDS_TO_FOLLOW
 
     def _end_ranks(self) -> None:
         self._end_at = float("inf")

@@ -27,6 +27,9 @@ from dlcluster.worker.shared_page import SharedPage
 from dlcluster.worker.stopping import forget_handlers, hear_requests
 
 MAX_MESSAGE = 2000
+# Of one of several ranks, until it has ended: freed, the frames that an exception holds would close connections, and
+# what the other ranks say about that could be heard before this rank's own report.
+_kept: list[BaseException] = []
 Job = Callable[..., Any]
 
 
@@ -91,8 +94,10 @@ def run_trial(
     except Lost:
         return WorkerExit.IO_LOST
     except Stopped as stopped:
+        _keep(stopped, seat)
         outcome = _outcome(stopped.state, stopped.reason, stopped.exit_code, stopped.message)
     except BaseException as error:
+        _keep(error, seat)
         outcome = describe_failure(error, job)
     finally:
         if writer:
@@ -106,6 +111,11 @@ def run_trial(
             outcome = _outcome(verdict.state, verdict.reason, verdict.exit_code, verdict.message)
         outcome.update(written=run.written, step=run.step, first_save_s=run.first_save_s)
     return outcome
+
+
+def _keep(error: BaseException, seat: Seat) -> None:
+    if seat.world_size > 1:
+        _kept.append(error)
 
 
 def open_event_writer(run: Run, rules: Mapping[str, Any]) -> Any:

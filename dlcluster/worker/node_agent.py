@@ -49,7 +49,7 @@ class NodeAgent:
         self.rules: Mapping[str, Any] = {}
         self.ranks: Ranks | None = None
         self._rest, self._is_deaf = b"", False
-        self._n_signals = 0
+        self._n_signals, self._stop_at = 0, float("inf")
         self._signs = (False, 0)
         self._next_signs = 0.0
         self._n_nodes = self._per_node = 1
@@ -79,11 +79,14 @@ class NodeAgent:
     # -- what we are told --------------------------------------------------------------------------------------
 
     def _hear_signals(self) -> None:
-        """Slurm signals its steps, sometimes long before the supervisor: that is a request to stop."""
+        """Slurm signals its steps, sometimes long before the supervisor: that is a request to stop.
+
+        The supervisor passes it on to all nodes at once, so that no rank hears it long before another.
+        """
         new = [number for number in signals.received[self._n_signals :] if number not in WARNINGS]
         self._n_signals = len(signals.received)
         if new:
-            self.page.set()
+            self._stop_at = min(self._stop_at, time.monotonic() + TICK_S)
             self.tell(asked=True)
 
     def _hear_orders(self) -> None:
@@ -134,6 +137,8 @@ class NodeAgent:
     # -- what we report ----------------------------------------------------------------------------------------
 
     def _look_after(self, ranks: Ranks) -> None:
+        if time.monotonic() >= self._stop_at:
+            self.page.set()
         exits = ranks.new_exits()
         for rank, outcome in ranks.new_outcomes():
             self.tell(rank=rank, outcome=outcome)

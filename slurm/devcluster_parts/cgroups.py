@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -53,10 +54,9 @@ def groups_of(mount: str, nodes: Sequence[str]) -> list[Path]:
 def remove_empty(groups: Sequence[Path]) -> None:
     """From the leaves up. A cgroup in which another cluster has processes cannot be removed, and stays."""
     for group in groups:
-        inner = sorted((path for path in group.rglob("*") if path.is_dir()), key=lambda path: len(path.parts))
-        for path in [*reversed(inner), group]:
+        for folder, _inner, _files in os.walk(group, topdown=False):  # says nothing about what others remove meanwhile
             with suppress(OSError):
-                path.rmdir()
+                Path(folder).rmdir()
 
 
 def unmount(layout: Layout) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from .cgroups import groups_of
 from .commands import wait_for
@@ -23,6 +24,7 @@ def kill_jobs(layout: Layout, settings: Settings, nodes: Sequence[str], timeout_
         found = job_processes(layout, settings, nodes)
         for process in found:
             process.send("KILL")
+        _thaw(settings, nodes)
         return not found
 
     return wait_for(all_gone, timeout_s)
@@ -65,15 +67,27 @@ def _with_descendants(roots: set[int], pids: Sequence[int]) -> set[int]:
 
 
 def _in_cgroups(settings: Settings, nodes: Sequence[str]) -> set[int]:
-    """Other clusters have nodes of the same names, but other job ids."""
     found: set[int] = set()
+    for job in _groups_of_jobs(settings, nodes):
+        for members in job.rglob("cgroup.procs"):
+            with suppress(OSError):
+                found |= {int(pid) for pid in members.read_text().split()}
+    return found
+
+
+def _thaw(settings: Settings, nodes: Sequence[str]) -> None:
+    """A job that was suspended is frozen: it dies of nothing, not even of SIGKILL."""
+    for job in _groups_of_jobs(settings, nodes):
+        for state in job.rglob("freezer.state"):
+            with suppress(OSError):
+                state.write_text("THAWED")
+
+
+def _groups_of_jobs(settings: Settings, nodes: Sequence[str]) -> Iterator[Path]:
+    """Other clusters have nodes of the same names, but other job ids."""
     first = first_job_id(settings.block or 0)
     for group in groups_of(settings.cgroup_mount, nodes):
         for job in group.glob("uid_*/job_*"):
             number = JOB_CGROUP.search(job.name)
-            if number is None or not first <= int(number[1]) < first + JOBS_PER_BLOCK:
-                continue
-            for members in job.rglob("cgroup.procs"):
-                with suppress(OSError):
-                    found |= {int(pid) for pid in members.read_text().split()}
-    return found
+            if number is not None and first <= int(number[1]) < first + JOBS_PER_BLOCK:
+                yield job

@@ -16,6 +16,7 @@ LAUNCH = {"gpus": None, "cpus": 1, "parallel": None, "trials_per_gpu": 1}
         ({}, [], 4, 100, (None,) * 4),
         ({"cpus": 2}, [], 4, 100, (None,) * 2),
         ({"cpus": 8}, [], 4, 100, (None,)),
+        ({"cpus": 2, "processes_per_node": 2}, [], 9, 100, (None,) * 2),
         ({"parallel": 7}, [], 4, 100, (None,) * 7),
         ({}, [], 4, 2, (None,) * 2),
         ({}, ["0", "1"], 16, 100, ("0", "1")),

@@ -12,7 +12,7 @@ import pytest
 from dlcluster.errors import PreconditionError, SubmissionError
 from dlcluster.launch import sbatch
 from dlcluster.launch.directives import parse_directives
-from dlcluster.launch.jobs import check_order, make_order, place_order
+from dlcluster.launch.jobs import check_order, make_order
 from dlcluster.launch.recover import recover
 from dlcluster.launch.sbatch import PAUSES_S
 from dlcluster.spec.launch_section import Launch
@@ -92,6 +92,10 @@ def test_one_job_is_no_array(slurm, made):
         ({"mem": "0", "trials_per_gpu": 2}, {"--mem=0"}),
         ({"gpus": 1, "trials_per_gpu": 2}, {"--gpus-per-node=1"}),
         ({"gpus": 2, "gpu_type": "a100", "time": "1h"}, {"--gpus-per-node=a100:2", "--time=01:00:00"}),
+        (
+            {"nodes": 2, "gpus": 4, "processes_per_node": 4, "cpus": 3},
+            {"--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=3", "--gpus-per-node=4"},
+        ),
         ({"partition": "gpu", "account": "me", "qos": "low"}, {"--partition=gpu", "--account=me", "--qos=low"}),
         ({"extra_args": ["--exclusive"]}, {"--exclusive", "--requeue"}),
     ],
@@ -303,32 +307,6 @@ def test_a_quota_leaves_the_rest_for_the_next_call(slurm, tmp_path):
     assert made.jobs_on_record() == [101, None, None]
     assert len(slurm.submissions) == 2  # the third is not even tried
     assert [state.state.value for state in made.states()] == ["pending"] * 4 + ["waiting"] * 6
-
-
-@pytest.mark.parametrize(("room", "n_in"), [(1, 1), (6, 6), (9, 9), (10, 10), (1000, 10)])
-def test_of_a_single_array_as_much_is_submitted_as_the_site_lets_in(slurm, tmp_path, room, n_in):
-    slurm.change(max_submit=room)
-    made = make_sweep(tmp_path / "many", 10)
-    order = check_order(make(made, trials_per_job=1))
-    assert (order.jobs.n_jobs, order.jobs.n_left) == (n_in, 10 - n_in)
-    submission, _scripts = place_order(order, [(trial_id, 1) for trial_id in made.ids], {}, None, checked=True)
-    done = order.executor(submission).submit()
-    assert (len(slurm.live_elements()), done.n_left) == (n_in, 10 - n_in)
-    assert bool(done.problem) == (n_in < 10)
-    assert [state.state.value for state in made.states()] == ["pending"] * n_in + ["waiting"] * (10 - n_in)
-
-
-def test_where_any_job_may_take_any_trial_those_that_are_let_in_are_enough(slurm, tmp_path):
-    slurm.change(max_submit=3)
-    made = make_sweep(tmp_path / "many", 10)
-    order = check_order(make(made, parallel=8))
-    assert (order.jobs.n_jobs, order.jobs.n_left) == (3, 0)
-
-
-def test_without_any_room_nothing_is_submitted(slurm, made):
-    slurm.change(max_submit=0)
-    with pytest.raises(SubmissionError, match="Job violates accounting/QOS policy"):
-        check_order(make(made))
 
 
 def test_without_sbatch_nothing_is_left_half_done(slurm, made):

@@ -66,6 +66,18 @@ def save_slowly(project: SlurmProject, seconds: float) -> None:
     counter.write_text(text.replace(asked, f'{asked}{" " * 12}print("slow-save", flush=True); time.sleep({seconds})\n'))
 
 
+def hang_once(project: SlurmProject, step: int) -> None:
+    """The first attempt shall come to a stop before this step, and hear neither a request nor SIGTERM."""
+    counter = project.root / "counter.py"
+    text, place = counter.read_text(), "        if fault and step == at:\n"
+    assert place in text
+    hang = f"""        if run.attempt == 1 and step == {step}:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(600)
+"""
+    counter.write_text(text.replace(place, hang + place))
+
+
 def wait_for_saving(project: SlurmProject, trial: Trial, timeout: float = PATIENCE_S) -> None:
     log = project.sweep.trial(trial).attempts()[-1].log
     wait_until(lambda: "slow-save" in log.read_text(), "a trial that saves", timeout)

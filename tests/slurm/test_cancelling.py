@@ -7,6 +7,7 @@ import pytest
 from tests.slurm.cluster import DevCluster
 from tests.slurm.faults import (
     check_not_resumed,
+    hang_once,
     job_of,
     make_command_project,
     make_project,
@@ -86,9 +87,10 @@ def test_twice(cluster):
 
 @story
 def test_a_trial_that_does_not_listen(cluster):
-    fixed = {"every": 1000, "pause": 1.0, "deaf": True, "ignores_sigterm": True}
-    project, trial = begin(cluster, "deaf", fixed=fixed)
-    scancel(project, trial)
+    project = make_project(cluster, "deaf", 400, launch=ELSEWHERE)
+    hang_once(project, 6)
+    project.run_sweep()
+    scancel(project, project.wait_for_steps(5))
     check_cancelled(project)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.slurm.cluster import DevCluster
 from tests.slurm.faults import (
     check_not_resumed,
+    hang_once,
     job_of,
     make_command_project,
     make_project,
@@ -25,7 +28,6 @@ from tests.slurm.stories import alone_on, story
 from tests.support import pause
 
 PREEMPTED, COMPLETED, CANCELLED = "interrupted preempted", "completed", "cancelled by_user"
-DEAF = {"steps": 24, "every": 4, "pause": 1.0, "deaf": True}
 STEPS = 60  # of half a second
 
 
@@ -35,16 +37,23 @@ def telling(make_cluster) -> DevCluster:
     return make_cluster("user-signal")
 
 
+@pytest.fixture(scope="module")
+def patient(slurm_programs) -> Iterator[DevCluster]:
+    """With the KillWait that Slurm has where nobody has set it."""
+    with DevCluster("no-accounting", settings=["KillWait=30"]) as cluster:
+        yield cluster
+
+
 def on(node: str, partition: str, **launch) -> dict:
     return {"extra_args": [f"--nodelist={node}"], "partition": partition, "max_attempts": 1, **launch}
 
 
-def go_through_preemption(project: SlurmProject, node: str, times: int = 1) -> None:
+def go_through_preemption(project: SlurmProject, node: str, times: int = 1, n_steps: int = 12) -> None:
     """`max_attempts: 1`: if a preemption used up the budget of attempts, the first would be the end."""
     project.run_sweep()
     for number in range(1, times + 1):
         trial = project.wait_for_steps(1)
-        wait_for_attempt(project, trial, number, 12)
+        wait_for_attempt(project, trial, number, n_steps)
         wait_for_end(project.cluster, preempt(project.cluster, node))
         wait_for_attempt(project, trial, number + 1)
     project.check()
@@ -65,11 +74,23 @@ def test_requeued_without_grace_no_step_is_lost(cluster):
 
 
 @story
-def test_a_deaf_trial_loses_one_checkpoint_interval_at_most(cluster):
+def test_a_trial_that_does_not_listen_loses_one_checkpoint_interval_at_most(cluster):
+    """It is killed before Slurm would do it, so that there is time for its record."""
     with alone_on(cluster, "n2") as node:
-        project = make_project(cluster, "s2-deaf", 0, fixed=DEAF, launch=on(node, "low"))
-        go_through_preemption(project, node)
-        assert 0 <= n_lost(project, project.trials()[0]) < DEAF["every"]
+        project = make_project(cluster, "s2-deaf", 16, fixed={"every": 4}, launch=on(node, "low"))
+        hang_once(project, 11)
+        go_through_preemption(project, node, n_steps=10)
+        assert n_lost(project, project.trials()[0]) == 2
+
+
+@story
+def test_a_preemption_that_has_cost_everything_uses_up_no_budget(cluster):
+    """No checkpoint in its first life, and one attempt without progress is all that it has."""
+    with alone_on(cluster, "n2") as node:
+        project = make_project(cluster, "s2-budget", 16, fixed={"every": 0}, launch=on(node, "low"))
+        hang_once(project, 6)
+        go_through_preemption(project, node, n_steps=5)
+        assert n_lost(project, project.trials()[0]) == 5
 
 
 @story
@@ -103,12 +124,12 @@ def test_with_grace_but_without_a_warning_it_trains_on_until_the_sigterm(cluster
 
 @pytest.mark.long
 @story
-def test_a_deaf_trial_with_grace_and_no_warning(cluster):
+def test_a_trial_that_does_not_listen_with_grace_and_no_warning(cluster):
     with alone_on(cluster, "n2") as node:
-        fixed = {**DEAF, "steps": 80}
-        project = make_project(cluster, "s3-deaf", 0, fixed=fixed, launch=on(node, "lowg"))
+        project = make_project(cluster, "s3-deaf", 24, fixed={"every": 4}, launch=on(node, "lowg"))
+        hang_once(project, 19)
         go_through_preemption(project, node)
-        assert 0 <= n_lost(project, project.trials()[0]) < DEAF["every"]
+        assert n_lost(project, project.trials()[0]) == 2
 
 
 @pytest.mark.long
@@ -118,6 +139,29 @@ def test_a_command_without_a_requeue_by_slurm(cluster):
         project = make_command_project(cluster, "cancel-command", 160, launch=on(node, "lowc"))
         go_through_preemption(project, node)
         assert n_lost(project, project.trials()[0]) == 0
+
+
+@pytest.mark.long
+@story
+def test_it_has_half_of_a_long_kill_wait_to_save(patient):
+    """12 s of 30: with the 8 s of the other clusters it would have been killed."""
+    with alone_on(patient, "n1") as node:
+        launch = on(node, "low", grace="60s")
+        project = make_project(patient, "kill-wait", 40, fixed={"every": 0}, launch=launch)
+        save_slowly(project, 12)
+        go_through_preemption(project, node)
+        assert n_lost(project, project.trials()[0]) == 0
+
+
+@pytest.mark.long
+@story
+def test_a_trial_that_does_not_listen_is_ended_before_the_end_of_a_long_kill_wait(patient):
+    with alone_on(patient, "n2") as node:
+        launch = on(node, "low", grace="60s")
+        project = make_project(patient, "kill-wait-deaf", 16, fixed={"every": 4}, launch=launch)
+        hang_once(project, 11)
+        go_through_preemption(project, node, n_steps=10)
+        assert n_lost(project, project.trials()[0]) == 2
 
 
 # -- told by USR1 at the start of the grace time

@@ -31,7 +31,7 @@ main()
 ACCEPTED = 'case "$*" in --test-only*) exec /usr/bin/sbatch "$@" ;; esac\n/usr/bin/sbatch "$@"\nkill -9 $PPID'
 # The command is killed, and its sbatch goes on.
 ORPHANED = (
-    'case "$*" in --test-only*) exec /usr/bin/sbatch "$@" ;; esac\nkill -9 $PPID\nsleep 2\nexec /usr/bin/sbatch "$@"'
+    'case "$*" in --test-only*) exec /usr/bin/sbatch "$@" ;; esac\nkill -9 $PPID\nsleep 6\nexec /usr/bin/sbatch "$@"'
 )
 # Three trials in an array of two and a job: each moment with the number of jobs that Slurm has then.
 MOMENTS = {

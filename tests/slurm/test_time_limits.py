@@ -6,6 +6,7 @@ import pytest
 
 from dlcluster.journal import History
 from tests.slurm.faults import (
+    hang_once,
     job_of,
     make_command_project,
     make_project,
@@ -24,7 +25,7 @@ DEADLINE, PREEMPTED, COMPLETED = "interrupted deadline", "interrupted preempted"
 # before that: at the first look of slurmctld, which looks every 30 s.
 SHORT = {"time": "1m", "margin": "40s", "grace": "10s", "max_attempts": 1}
 ELSEWHERE = SHORT | {"extra_args": ["--exclude=n1"]}  # where another story preempts
-STEPS_IN_A_LIFE = 40  # at most: 20 s of half a second
+STEPS_IN_A_LIFE = 45  # at most: 20 s of half a second, and what it may still do when it is asked
 
 
 def check_lives(project: SlurmProject, *reasons: str) -> None:
@@ -117,23 +118,21 @@ def test_a_time_that_is_no_longer_than_the_margin_is_refused(cluster):
 
 @pytest.mark.long
 @story
-def test_a_deaf_trial_is_ended_in_time_and_loses_one_checkpoint_interval_at_most(cluster):
-    fixed = {"every": 4, "pause": 1.0, "deaf": True}
-    project = make_project(cluster, "s7-deaf", 60, fixed=fixed, launch=ELSEWHERE)
+def test_a_trial_that_does_not_listen_is_ended_in_time_and_loses_one_checkpoint_interval_at_most(cluster):
+    """By its supervisor: Slurm's time limit is never reached."""
+    project = make_project(cluster, "s7-deaf", 24, fixed={"every": 4}, launch=ELSEWHERE)
+    hang_once(project, 19)
     project.run_sweep()
-    project.wait_for_jobs(420)
-    n = len(project.restarts())
-    assert n >= 2
-    check_lives(project, *["interrupted deadline"] * (n - 1), COMPLETED)
-    assert n_lost(project, project.trials()[0]) < 4 * n
+    check_lives(project, DEADLINE, COMPLETED)
+    assert n_lost(project, project.trials()[0]) == 2
     assert "DUE TO TIME LIMIT" not in project.submission_words()
 
 
 @pytest.mark.long
 @story
-def test_a_deaf_trial_that_saves_nothing_has_used_up_its_budget(cluster):
+def test_a_trial_that_never_saves_anything_has_used_up_its_budget(cluster):
     """The one case in which a time limit ends a trial: it would never get any further."""
-    fixed = {"every": 1000, "pause": 1.0, "deaf": True}
+    fixed = {"every": 0, "pause": 1.0, "deaf": True}
     project = make_project(cluster, "s7-hopeless", 200, fixed=fixed, launch={**ELSEWHERE, "max_attempts": 2})
     project.run_sweep()
     project.wait_for_jobs(420)
@@ -158,7 +157,7 @@ def test_a_limit_that_an_administrator_has_shortened(cluster):
 def test_a_limit_that_it_is_told_of_too_late(cluster):
     """With a margin of a second the warning is of no use, and there may be none: then Slurm's SIGTERM is the first."""
     project = make_project(cluster, "untold", 200, launch={**ELSEWHERE, "time": "10m", "margin": "1s"})
-    assert shorten_its_limit(project) < 10 * (len(project.restarts()) - 1)
+    assert shorten_its_limit(project) <= 10 * (len(project.restarts()) - 1)
     *before, last = project.ends(project.trials()[0])
     assert {end.split()[0] for end in before} == {"interrupted"}
     assert last == COMPLETED

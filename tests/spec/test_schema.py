@@ -77,6 +77,15 @@ def test_gpus_of_a_type_as_sbatch_has_them(load):
     assert (launch.gpus, launch.gpu_type) == (2, "a100")
 
 
+@pytest.mark.parametrize(
+    ("launch", "n"),
+    [("gpus: 4", 4), ("gpus: 0", 1), ("{executor: slurm, nodes: 2}", 1), ("{gpus: 4, processes_per_node: 1}", 1)],
+)
+def test_a_trial_is_a_process_for_each_of_its_gpus(load, launch, n):
+    text = launch if launch.startswith("{") else "{" + launch + "}"
+    assert load(f"launch: {text}").launch.processes_per_node == n
+
+
 def test_more_defaults(load):
     spec = load("")
     row = spec.to_json()

@@ -1,10 +1,10 @@
-"""A worker in a Slurm job that `dlcluster cancel` comes too late for, or that is told to end only one of its trials."""
+"""A worker that `dlcluster cancel` comes too late for, or that is told to end only one of its trials."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.support import submit, wait_for_step, wait_until
+from tests.support import end_of, start_worker, submit, wait_for_step, wait_until
 from tests.worker.fake_job import FakeJob, last_ends
 
 CANCELLED = "cancelled by_user"
@@ -14,7 +14,7 @@ ASKED = "if run.should_stop() and not deaf:\n"
 
 @pytest.fixture
 def job(project):
-    """Its trials need a second to save, and say when they do."""
+    """In it or not, trials need a second to save, and say when they do."""
     counter = project.root / "counter.py"
     save = f'{ASKED}            print("saving", flush=True); time.sleep(1.0)\n'
     counter.write_text(counter.read_text().replace(ASKED, save))
@@ -45,6 +45,15 @@ def test_cancelled_while_it_saves_at_its_deadline(project, job):
     assert job.end_of(worker).code == 0
     assert last_ends(project) == [[CANCELLED], []]
     assert not job.calls()
+
+
+def test_outside_of_a_job_too_a_trial_that_saves_at_its_deadline_is_cancelled(project, job):
+    """No later command goes on with it."""
+    worker = start_worker(project, begin(project, time=4.0, margin=2.5))
+    wait_for_saving(project, project.trials()[0])
+    cancel(project, "")
+    assert end_of(worker).code == 0
+    assert last_ends(project) == [[CANCELLED], []]
 
 
 def test_called_off_while_it_saves_its_record_says_so(project, job):

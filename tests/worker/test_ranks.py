@@ -25,6 +25,7 @@ from tests.support import (
     check_files,
     end_of,
     is_running,
+    pause,
     processes_with,
     run_worker,
     start_worker,
@@ -124,11 +125,18 @@ def test_the_first_rank_that_goes_wrong_says_why_and_ends_the_others(ranked, fau
     assert time.monotonic() - began < 15
 
 
-def test_a_rank_that_goes_wrong_does_not_wait_for_those_that_hear_nothing_of_it(ranked):
-    began = time.monotonic()
-    run_worker(ranked, submit_ranked(ranked, {"fault": "raise", "who": 1, "pause": 20.0, "at": 1}, n=2))
+@pytest.mark.parametrize("fixed", [{"fault": "late"}, {"fault": "raise", "closed": "nobody there"}])
+def test_what_others_fail_of_it_is_not_the_reason(ranked, fixed):
+    """Also where it closes its connections before it can say why; or where what they say tells nobody why."""
+    run_worker(ranked, submit_ranked(ranked, fixed, n=3))
     assert one_end(ranked)["message"] == "rank 1: ValueError: went wrong"
-    assert time.monotonic() - began < 12
+
+
+def test_a_rank_that_goes_wrong_does_not_wait_for_those_that_hear_nothing_of_it(ranked):
+    run_worker(ranked, submit_ranked(ranked, {"fault": "raise", "who": 1, "pause": 20.0, "at": 1}, n=2))
+    end = one_end(ranked)
+    assert end["message"] == "rank 1: ValueError: went wrong"
+    assert end["seconds"] < 5
     assert "[rank 1] ValueError: went wrong" in log_of(ranked)
 
 
@@ -158,6 +166,21 @@ def test_ranks_that_do_not_agree_are_ended_when_the_first_has_saved(ranked):
     assert last_ends(ranked) == [["interrupted stop_requested"]]
     assert run_worker(ranked, submission, 1).code == 0
     assert summary(ranked) == undisturbed(ranked)
+
+
+def test_those_that_do_not_follow_a_rank_that_has_stopped_are_ended(ranked):
+    """Its grace is not used up: without rank 0 the others get nowhere."""
+    (ranked.root / "ranked.py").write_text(
+        "import time\n\ndef train(run, **_params):\n    run.log(loss=1.0)\n"
+        "    while run.rank or not run.should_stop():\n        time.sleep(0.05)\n"
+    )
+    worker = start_worker(ranked, submit_ranked(ranked, n=3, rules={"grace": 60.0}))
+    wait_for_step(ranked, 1)
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert end_of(worker).code == 75
+    assert 4.5 < time.monotonic() - began < 12
+    assert last_ends(ranked) == [["interrupted stop_requested"]]
 
 
 def test_the_stacks_of_all_ranks_are_in_the_log_of_a_trial_that_hangs(ranked):
@@ -193,6 +216,15 @@ def test_nothing_is_left_of_a_worker_that_was_killed(ranked):
     wait_until(lambda: not processes_with(str(ranked.root)), "the end of the agent and its ranks", 5)
     assert run_worker(ranked, submission, 1).code == 0
     assert summary(ranked) == undisturbed(ranked)
+
+
+def test_nothing_is_left_of_a_killed_worker_whose_ranks_are_silent(ranked):
+    worker = start_worker(ranked, submit_ranked(ranked, {"fault": "hang", "who": -1, "at": 3}))
+    wait_for_step(ranked, 2)
+    pause(1.5)  # until all has been reported
+    worker.kill()
+    end_of(worker)
+    wait_until(lambda: not processes_with(str(ranked.root)), "the end of the agent and its ranks", 5)
 
 
 def test_an_agent_that_was_killed_is_started_anew_for_the_next_trial(ranked):
@@ -341,6 +373,12 @@ def test_a_step_that_cannot_be_started_holds_the_sweep(ranked, nodes):
     assert "what srun says about it is in the job's log" in done.out
 
 
+def test_several_nodes_without_a_job_are_refused(ranked):
+    done = run_worker(ranked, submit_ranked(ranked, rules=ON_TWO))
+    assert done.code == 78
+    assert "needs a job of Slurm" in done.out
+
+
 # -- the parts ---------------------------------------------------------------------------------------------------------
 
 
@@ -414,9 +452,43 @@ def test_messages_of_several_nodes_may_come_mixed():
     assert found == [(0, long), (1, long)]
 
 
+def failed(message):
+    return {"state": "failed", "reason": "exception", "exit": 1, "message": message, "signature": "x"}
+
+
+@pytest.mark.parametrize(
+    "consequence",
+    [
+        "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:14234",
+        "ConnectionResetError: [Errno 104] Connection reset by peer",
+        "DistBackendError: NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1970",
+    ],
+)
+def test_what_a_rank_fails_of_comes_before_what_others_fail_of(consequence):
+    """`finally: dist.destroy_process_group()` closes its connections before it can report."""
+    reports = RankReports(1, 3)
+    reports.add(0, {"rank": 0, "outcome": failed(consequence)})
+    assert (reports.first_state, reports.is_explained) == ("failed", False)
+    reports.add(0, {"rank": 1, "outcome": failed("ValueError: went wrong")})
+    assert reports.is_explained
+    assert reports.verdict()["message"] == "rank 1: ValueError: went wrong"
+    alone = RankReports(1, 2)
+    alone.add(0, {"rank": 1, "outcome": failed(consequence)})
+    assert alone.verdict()["message"] == f"rank 1: {consequence}"
+
+
+def test_a_failure_of_a_connection_is_none_where_another_rank_has_stopped():
+    reports = RankReports(1, 2)
+    reports.add(0, {"rank": 1, "outcome": failed("RuntimeError: Connection closed by peer")})
+    stopped = {"state": "interrupted", "reason": "stop_requested", "exit": 75, "message": "", "step": 7}
+    reports.add(0, {"rank": 0, "outcome": stopped})
+    assert reports.first_state == "interrupted"
+    assert reports.verdict() == stopped
+
+
 def test_a_rank_that_was_killed_decides_before_those_that_failed_of_it():
     reports = RankReports(1, 2)
-    reports.add(0, {"rank": 0, "outcome": {"state": "failed", "reason": "exception", "exit": 1, "message": "closed"}})
+    reports.add(0, {"rank": 0, "outcome": failed("RuntimeError: Connection closed by peer")})
     reports.add(0, {"rank": 1, "exit": -9, "was_killed": False, "oom": True})
     reports.add(0, {"rank": 0, "exit": 1, "was_killed": True, "oom": False})
     reports.add(0, {"gone": True, "peak_rss_mb": 3.0})
