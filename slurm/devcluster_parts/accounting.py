@@ -35,6 +35,7 @@ def prepare_database(layout: Layout) -> None:
             [
                 *("mariadb-install-db", "--no-defaults", f"--datadir={layout.database}", "--user=root"),
                 *("--skip-test-db", "--auth-root-authentication-method=socket", *QUICK),
+                f"--tmpdir={layout.database_scratch}",
             ],
             timeout_s=120,
         )
@@ -52,7 +53,7 @@ def mariadb_argv(layout: Layout, port: int) -> tuple[str, ...]:
         *("mariadbd", "--no-defaults", "--user=root", f"--datadir={layout.database}"),
         *(f"--socket={layout.database}/socket", f"--pid-file={layout.run}/mariadb.pid"),
         *("--bind-address=127.0.0.1", f"--port={port}", f"--log-error={layout.log('mariadb')}"),
-        *(f"--init-file={layout.database_start}", *QUICK),
+        *(f"--init-file={layout.database_start}", f"--tmpdir={layout.database_scratch}", *QUICK),
     )
 
 

@@ -53,6 +53,11 @@ class Layout:
         return self.root / "mariadb"
 
     @property
+    def database_scratch(self) -> Path:
+        """Its own: a MariaDB that starts removes the temporary tables of all others from /tmp."""
+        return self.root / "tmp"
+
+    @property
     def slurm_conf(self) -> Path:
         return self.root / "slurm.conf"
 
@@ -99,7 +104,7 @@ class Layout:
 
 def make_folders(layout: Layout, nodes: tuple[str, ...]) -> None:
     """The folders that daemons expect. Everybody may read them, except for the secrets."""
-    for name in ("munge", "state", "spool", "run", "log", "gpu", "home"):
+    for name in ("munge", "state", "spool", "run", "log", "gpu", "home", "tmp"):
         (layout.root / name).mkdir(mode=0o755, exist_ok=True)
     for private in (layout.munge_key.parent, layout.state):
         private.mkdir(mode=0o700, exist_ok=True)

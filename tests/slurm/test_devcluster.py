@@ -139,6 +139,17 @@ def test_a_cluster_remembers_its_jobs_when_it_comes_up_again(slurm_programs):
         assert cluster.jobs()[job] == "PENDING"
 
 
+def test_down_ends_a_job_that_is_suspended(slurm_programs):
+    """Where there are cgroups it is frozen, and dies of nothing."""
+    with DevCluster("no-accounting") as cluster:
+        job = cluster.submit(WAIT, "--nodelist=n1")
+        cluster.wait_for_state(job, "RUNNING")
+        cluster.run_as_root("scontrol", "suspend", job)
+        cluster.wait_for_state(job, "SUSPENDED")
+        folder = cluster.folder
+    assert not processes_with(str(folder))
+
+
 def test_the_limits_variant_lets_in_twenty_jobs(make_cluster):
     cluster = make_cluster("limits")
     cluster.submit("true", "--array=0-19", "--hold")
