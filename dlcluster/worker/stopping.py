@@ -76,12 +76,20 @@ def hear_requests(page: SharedPage) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def wait() -> None:
+        # Python drops in the new process what arrives before it is ready: so it arrives afterwards
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def go_on() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
     def forget() -> None:
         if signal.getsignal(signal.SIGTERM) is hear:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        go_on()
 
     signal.signal(signal.SIGTERM, hear)
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(before=wait, after_in_parent=go_on, after_in_child=forget)
 
 
 def die_with_parent(number: int, parent: int) -> None:
