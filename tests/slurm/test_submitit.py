@@ -174,7 +174,7 @@ def test_without_its_slurmstepd_a_worker_ends_at_once(cluster):
 # A program at the head of PATH: it does what it was called for, or not even that, and kills those who called it.
 KILLER = """\
 #!/bin/sh
-case "$*" in --test-only*|show*) exec /usr/bin/{program} "$@" ;; esac
+case "$*" in --test-only*|show*|"-o show"*) exec /usr/bin/{program} "$@" ;; esac
 {call}
 kill -9 {callers}
 """
