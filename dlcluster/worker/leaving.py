@@ -107,7 +107,7 @@ class Leaving:
         """A second end for an attempt that was interrupted, if Slurm knows more about it; readers take the newest."""
         if outcome["state"] != State.INTERRUPTED.value:
             return
-        better = {"reason": self._reason_from_log() or outcome["reason"]}
+        better = {"reason": reason_in_log(self._tail, self.job) or outcome["reason"]}
         if answer.verdict is Verdict.CANCELLED:
             better = {"state": State.CANCELLED.value, "reason": "by_user"}
         if not answer.ok and answer.verdict is not Verdict.ALREADY:
@@ -116,7 +116,7 @@ class Leaving:
             self.recorder.add(claim, {**outcome, **better})
             self.recorder.finish_quietly()
 
-    def _reason_from_log(self) -> str | None:
-        """The cause that slurmstepd has written into the job's log; a plain scancel has none."""
-        causes = causes_in_log(self._tail, self.job)
-        return next((REASON_OF_CAUSE[cause] for cause in causes if cause in REASON_OF_CAUSE), None)
+
+def reason_in_log(tail: str, job: SlurmJob) -> str | None:
+    """Our word for the cause that slurmstepd writes into the job's log with its SIGTERM; a plain scancel has none."""
+    return next((REASON_OF_CAUSE[cause] for cause in causes_in_log(tail, job) if cause in REASON_OF_CAUSE), None)

@@ -25,7 +25,7 @@ from dlcluster.worker.forecast import Forecast
 from dlcluster.worker.forkserver import Forker, ZygoteFailed
 from dlcluster.worker.job_orders import DEFAULT_KILL_WAIT_S, JobOrders
 from dlcluster.worker.leases import Leases
-from dlcluster.worker.leaving import Leaving
+from dlcluster.worker.leaving import Leaving, reason_in_log
 from dlcluster.worker.memory import OomCounter
 from dlcluster.worker.orders import Orders
 from dlcluster.worker.place import Place
@@ -232,6 +232,9 @@ class Supervisor:
         self.recorder.start(claim, start_record(claim, self.owner, time=time.time(), **origin))
 
     def _finish(self, claim: Claim, outcome: dict[str, Any]) -> None:
+        if self.place.job is not None and outcome["reason"] == "stop_requested":
+            # already in the log: asked of Slurm first, it might come too late for a record before the SIGKILL
+            outcome["reason"] = reason_in_log(self.witness.tail(), self.place.job) or outcome["reason"]
         self._last = claim, outcome
         self.recorder.add(claim, outcome)
         self.forecast.note(outcome)
