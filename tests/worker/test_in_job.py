@@ -139,6 +139,7 @@ def test_preempted_without_grace_it_says_so_and_asks_for_another_life(project):
     assert job.end_of(worker, 20).code == 0
     assert job.kinds_of_calls() == ["show", "requeue"]
     assert last_ends(project) == [["interrupted preempted"]]
+    assert len(journal_ends(project)) == 1  # at once: there may be no time for a second record before the SIGKILL
 
 
 def test_already_requeued_by_slurm_it_only_leaves(project):
